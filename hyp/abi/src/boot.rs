@@ -1,0 +1,129 @@
+//! What the loader hands to hyp, and the address of which it passes in x0.
+
+use crate::{PhysAddr, PhysRange};
+use core::mem::size_of;
+
+/// Most CPUs that a boot describes.
+pub const MAX_CPUS: usize = 64;
+/// Most banks of memory that a boot describes.
+pub const MAX_MEMORY_BANKS: usize = 32;
+/// Most redistributor regions that a boot describes.
+pub const MAX_REDISTRIBUTOR_REGIONS: usize = 8;
+/// Most segments of hyp's image.
+pub const MAX_SEGMENTS: usize = 8;
+
+/// "FREEHOLD" in ASCII, read as a big-endian number.
+pub const MAGIC: u64 = 0x4652_4545_484f_4c44;
+/// Raised when [`BootInfo`] changes.
+pub const VERSION: u32 = 1;
+
+/// Segment flag: readable (ELF PF_R).
+pub const SEGMENT_READ: u64 = 1 << 2;
+/// Segment flag: writable (ELF PF_W).
+pub const SEGMENT_WRITE: u64 = 1 << 1;
+/// Segment flag: executable (ELF PF_X).
+pub const SEGMENT_EXECUTE: u64 = 1 << 0;
+
+/// One segment of hyp's image as it lies in memory, 4 KiB aligned at both ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct Segment {
+    /// Where it lies.
+    pub range: PhysRange,
+    /// [`SEGMENT_READ`], [`SEGMENT_WRITE`], [`SEGMENT_EXECUTE`].
+    pub flags: u64,
+}
+
+/// How the firmware below hyp takes PSCI calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u32)]
+pub enum PsciConduit {
+    /// There is no PSCI: one CPU, and no way to power off.
+    #[default]
+    None = 0,
+    /// SMC. (HVC cannot reach firmware from EL2.)
+    Smc = 1,
+}
+
+/// Where the interrupt controller is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct GicInfo {
+    /// The distributor's registers.
+    pub distributor: PhysRange,
+    /// The redistributors' regions; the first `redistributor_count` count.
+    pub redistributors: [PhysRange; MAX_REDISTRIBUTOR_REGIONS],
+    /// How many redistributor regions there are.
+    pub redistributor_count: u64,
+}
+
+/// Everything that hyp learns from the loader. It lies in the carve-out's boot page and is valid once; every number in
+/// it was checked by the loader.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BootInfo {
+    /// [`MAGIC`].
+    pub magic: u64,
+    /// [`VERSION`].
+    pub version: u32,
+    /// Log level: 0 off, 1 error, 2 warn, 3 info, 4 debug, 5 trace.
+    pub log_level: u32,
+    /// The memory that is hyp's from here on, laid out by [`CarveOut::plan`](crate::carve_out::CarveOut::plan).
+    pub carve_out: PhysRange,
+    /// Hyp's image, from the start of the carve-out.
+    pub image: PhysRange,
+    /// The image's segments; the first `segment_count` count.
+    pub segments: [Segment; MAX_SEGMENTS],
+    /// How many segments there are.
+    pub segment_count: u64,
+    /// RAM, sorted, disjoint, 4 KiB aligned, carve-out included; the first `memory_count` count.
+    pub memory: [PhysRange; MAX_MEMORY_BANKS],
+    /// How many banks there are.
+    pub memory_count: u64,
+    /// The CPUs' MPIDR affinities; the first `cpu_count` count, the boot CPU's among them.
+    pub cpus: [u64; MAX_CPUS],
+    /// How many CPUs there are; at least 1.
+    pub cpu_count: u64,
+    /// The console's PL011 registers; empty where there is none.
+    pub uart: PhysRange,
+    /// The GICv3.
+    pub gic: GicInfo,
+    /// How to reach PSCI.
+    pub psci_conduit: PsciConduit,
+    /// PSCI_VERSION of the firmware.
+    pub psci_version: u32,
+    /// Where the host kernel starts at EL1.
+    pub host_entry: PhysAddr,
+    /// The host's device tree, for its x0.
+    pub host_device_tree: PhysAddr,
+    /// CNTPCT_EL0 at the loader's first instruction.
+    pub counter_at_entry: u64,
+}
+
+const _: () = assert!(size_of::<BootInfo>() <= crate::PAGE_SIZE as usize);
+
+impl BootInfo {
+    /// The banks of RAM.
+    pub fn memory(&self) -> &[PhysRange] {
+        let count = usize::try_from(self.memory_count).unwrap_or(0);
+        self.memory.get(..count).unwrap_or(&[])
+    }
+
+    /// The CPUs' MPIDR affinities.
+    pub fn cpus(&self) -> &[u64] {
+        let count = usize::try_from(self.cpu_count).unwrap_or(0);
+        self.cpus.get(..count).unwrap_or(&[])
+    }
+
+    /// The image's segments.
+    pub fn segments(&self) -> &[Segment] {
+        let count = usize::try_from(self.segment_count).unwrap_or(0);
+        self.segments.get(..count).unwrap_or(&[])
+    }
+
+    /// The redistributor regions.
+    pub fn redistributors(&self) -> &[PhysRange] {
+        let count = usize::try_from(self.gic.redistributor_count).unwrap_or(0);
+        self.gic.redistributors.get(..count).unwrap_or(&[])
+    }
+}

@@ -1,0 +1,19 @@
+//! What Freehold's images say to each other: typed addresses, hypercall and SMCCC numbers, PSCI codes, error codes,
+//! the structures that cross between exception levels, and the line protocol of the test payloads.
+//!
+//! This crate depends on nothing else of Freehold and holds no logic beyond encoding and decoding.
+#![no_std]
+
+pub mod address;
+pub mod boot;
+pub mod carve_out;
+pub mod error;
+pub mod guest;
+pub mod host;
+pub mod psci;
+pub mod report;
+pub mod run;
+pub mod smccc;
+
+pub use address::{Gfn, Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, PhysRange, VirtAddr};
+pub use error::Error;
