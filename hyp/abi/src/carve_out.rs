@@ -4,9 +4,9 @@
 use crate::{PAGE_SIZE, PhysAddr, PhysRange};
 
 /// Pages of each CPU's stack.
-pub const STACK_PAGES: u64 = 4;
-/// Pages of each CPU's own data, with its emergency stack.
-pub const CPU_DATA_PAGES: u64 = 2;
+pub const STACK_PAGES: u64 = 8;
+/// Pages of each CPU's own data: its record, its emergency stack, and room for one set of vector registers.
+pub const CPU_DATA_PAGES: u64 = 6;
 /// Bytes of the ledger for each page of RAM.
 pub const LEDGER_ENTRY_SIZE: u64 = 8;
 

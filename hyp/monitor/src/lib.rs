@@ -1,1 +1,36 @@
-#![no_std]
+//! What hyp decides, free of hardware: whether a call is honoured, what a trap means, which state a VM, a vCPU or a CPU
+//! is in, and what EL2's control registers hold.
+//!
+//! `hyp/src` knows how EL2 does a thing; this crate knows whether it may be done. The two meet in
+//! [`Platform`](platform::Platform), which `hyp/src` implements, and in [`Monitor`], whose
+//! [`host_exit`](Monitor::host_exit) it calls for every synchronous exception of the host. Guests run within that call,
+//! in [`VCPU_RUN`](abi::host::HostCall::VcpuRun).
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
+
+pub mod cpu_power;
+pub mod features;
+mod guest_call;
+pub mod guest_exit;
+mod guest_psci;
+pub mod guest_system_register;
+pub mod host_exit;
+mod hypercall;
+pub mod id_registers;
+pub mod inject;
+pub mod mmio;
+mod monitor;
+pub mod object;
+pub mod platform;
+pub mod psci;
+pub mod registers;
+pub mod smccc;
+pub mod syndrome;
+pub mod traps;
+pub mod vcpu;
+pub mod vm;
+pub mod vm_table;
+
+pub use host_exit::HostAction;
+pub use monitor::Monitor;
+pub use platform::Platform;

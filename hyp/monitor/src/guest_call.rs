@@ -1,0 +1,101 @@
+//! A guest's HVC and SMC calls: PSCI, the Arm Architecture calls, and KVM's vendor-specific hypervisor calls.
+
+use crate::guest_exit::{Exit, Outcome};
+use crate::guest_psci;
+use crate::platform::Platform;
+use crate::registers::VcpuContext;
+use crate::smccc::{ArchitectureCall, Call, NOT_SUPPORTED_REGISTER, architecture_call};
+use crate::vm::Vm;
+use abi::guest;
+use abi::smccc::{self, INVALID_PARAMETER};
+use abi::{Error, Gfn, Ipa, PAGE_SIZE};
+use ownership::Ownership;
+
+/// Bytes of an HVC or SMC instruction, past which the program counter is.
+const INSTRUCTION_SIZE: u64 = 4;
+/// The bitmap that FEATURES returns where memory is not the guest's to share: itself.
+const FEATURES_NON_PROTECTED: u32 = 1 << 0;
+
+/// Answers a call. The program counter is past the instruction.
+pub(crate) fn handle<P: Platform>(
+    ownership: &Ownership,
+    platform: &mut P,
+    vm: &Vm,
+    context: &mut VcpuContext,
+    immediate: u16,
+) -> Outcome {
+    let Some(call) = Call::decode(immediate, &context.general.x) else {
+        return answer(context, NOT_SUPPORTED_REGISTER);
+    };
+    if let Some(outcome) = guest_psci::handle(vm, context, &call) {
+        return outcome;
+    }
+    match architecture_call(&call) {
+        Some(ArchitectureCall::Answer(result)) => return answer(context, result),
+        Some(ArchitectureCall::Firmware(arguments)) => {
+            context.general.set_results(platform.firmware_call(call.function, arguments));
+            return Outcome::Resume;
+        }
+        None => {}
+    }
+    let protected = vm.config().protected;
+    match call.function {
+        smccc::VENDOR_HYP_CALL_UID => {
+            context.general.set_results(smccc::uuid_words(guest::KVM_UUID).map(u64::from));
+            Outcome::Resume
+        }
+        guest::FEATURES => {
+            let bitmap = if protected { guest::FEATURES_BITMAP } else { FEATURES_NON_PROTECTED };
+            context.general.set_results([u64::from(bitmap), 0, 0, 0]);
+            Outcome::Resume
+        }
+        guest::HYP_MEMINFO if protected => match call.arguments {
+            [0, 0, 0, ..] => answer(context, PAGE_SIZE),
+            _ => answer(context, INVALID_PARAMETER as u64),
+        },
+        guest::MEM_SHARE if protected => {
+            memory_call(context, &call, Exit::Shared, |gfn| ownership.guest_share_host(platform, vm.memory(), gfn))
+        }
+        guest::MEM_UNSHARE if protected => {
+            memory_call(context, &call, Exit::Unshared, |gfn| ownership.guest_unshare_host(platform, vm.memory(), gfn))
+        }
+        guest::MEM_RELINQUISH if protected => memory_call(context, &call, Exit::Relinquished, |gfn| {
+            ownership.guest_relinquish(platform, vm.memory(), gfn).map(|_| ())
+        }),
+        _ => answer(context, NOT_SUPPORTED_REGISTER),
+    }
+}
+
+/// Returns one result in x0; x1 to x17 are as they were.
+pub(crate) fn answer(context: &mut VcpuContext, result: u64) -> Outcome {
+    context.general.set_x(0, result);
+    Outcome::Resume
+}
+
+/// A call that concerns the page at the IPA in x1; x2 and x3 must be zero. Where no memory is at the IPA yet, the host
+/// is asked for it, and the guest makes its call again.
+fn memory_call(
+    context: &mut VcpuContext,
+    call: &Call,
+    exit: impl FnOnce(Ipa) -> Exit,
+    transition: impl FnOnce(Gfn) -> Result<(), Error>,
+) -> Outcome {
+    let [ipa, 0, 0, ..] = call.arguments else {
+        return answer(context, INVALID_PARAMETER as u64);
+    };
+    let ipa = Ipa::new(ipa);
+    if !ipa.is_aligned(PAGE_SIZE) {
+        return answer(context, INVALID_PARAMETER as u64);
+    }
+    match transition(Gfn::containing(ipa)) {
+        Ok(()) => {
+            context.general.set_x(0, smccc::SUCCESS as u64);
+            Outcome::Exit(exit(ipa))
+        }
+        Err(Error::NotMemory) => {
+            context.general.pc = context.general.pc.wrapping_sub(INSTRUCTION_SIZE);
+            Outcome::Exit(Exit::MemoryFault { ipa, write: true })
+        }
+        Err(_) => answer(context, INVALID_PARAMETER as u64),
+    }
+}

@@ -1,0 +1,104 @@
+//! PSCI 1.1 for guests (Arm DEN0022): which vCPU is on is decided here; the host is told and does the running.
+
+use crate::guest_call::answer;
+use crate::guest_exit::{Exit, Outcome};
+use crate::registers::VcpuContext;
+use crate::smccc::Call;
+use crate::vcpu::{Vcpu, VcpuState};
+use crate::vm::{Vm, VmPower};
+use abi::{psci, smccc};
+
+/// MIGRATE_INFO_TYPE: there is no trusted operating system, so nothing that would not migrate.
+const MIGRATION_NOT_REQUIRED: i64 = 2;
+
+/// Answers a PSCI call; `None` where it is none.
+pub(crate) fn handle(vm: &Vm, context: &mut VcpuContext, call: &Call) -> Option<Outcome> {
+    let arguments =
+        if smccc::is_64_bit(call.function) { call.arguments } else { call.arguments.map(|x| x & 0xffff_ffff) };
+    let [first, second, third, ..] = arguments;
+    Some(match call.function {
+        psci::PSCI_VERSION => answer(context, psci::VERSION_1_1),
+        psci::PSCI_FEATURES => answer(context, features(first) as u64),
+        psci::CPU_ON_32 | psci::CPU_ON_64 => cpu_on(vm, context, first, second, third),
+        psci::CPU_OFF => Outcome::Exit(Exit::CpuOff),
+        psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => {
+            // Every state is entered as standby, which PSCI allows.
+            context.general.set_x(0, psci::SUCCESS as u64);
+            Outcome::Exit(Exit::Wait)
+        }
+        psci::AFFINITY_INFO_32 | psci::AFFINITY_INFO_64 => answer(context, affinity_info(vm, first, second) as u64),
+        psci::MIGRATE_INFO_TYPE => answer(context, MIGRATION_NOT_REQUIRED as u64),
+        psci::SYSTEM_OFF => {
+            vm.end(VmPower::Off);
+            Outcome::Resume
+        }
+        psci::SYSTEM_RESET => {
+            vm.end(VmPower::Reset);
+            Outcome::Resume
+        }
+        _ => return None,
+    })
+}
+
+/// PSCI_FEATURES: what there is.
+fn features(asked: u64) -> i64 {
+    match u32::try_from(asked) {
+        Ok(
+            psci::PSCI_VERSION
+            | psci::PSCI_FEATURES
+            | psci::CPU_ON_32
+            | psci::CPU_ON_64
+            | psci::CPU_OFF
+            | psci::CPU_SUSPEND_32
+            | psci::CPU_SUSPEND_64
+            | psci::AFFINITY_INFO_32
+            | psci::AFFINITY_INFO_64
+            | psci::MIGRATE_INFO_TYPE
+            | psci::SYSTEM_OFF
+            | psci::SYSTEM_RESET
+            | smccc::VERSION,
+        ) => psci::SUCCESS,
+        _ => psci::NOT_SUPPORTED,
+    }
+}
+
+/// CPU_ON: the target starts at `entry` with `argument` in x0, from the state that a reset leaves.
+fn cpu_on(vm: &Vm, context: &mut VcpuContext, target: u64, entry: u64, argument: u64) -> Outcome {
+    let Some(vcpu) = vm.vcpu_by_affinity(target) else {
+        return answer(context, psci::INVALID_PARAMETERS as u64);
+    };
+    if entry % 4 != 0 || entry >> vm.config().ipa_bits != 0 {
+        return answer(context, psci::INVALID_ADDRESS as u64);
+    }
+    match start(vm, vcpu, entry, argument) {
+        Ok(()) => {
+            context.general.set_x(0, psci::SUCCESS as u64);
+            Outcome::Exit(Exit::CpuOn(vcpu.index()))
+        }
+        Err(VcpuState::Starting | VcpuState::OnPending) => answer(context, psci::ON_PENDING as u64),
+        Err(VcpuState::Stopped) => answer(context, psci::INTERNAL_FAILURE as u64),
+        Err(_) => answer(context, psci::ALREADY_ON as u64),
+    }
+}
+
+/// Resets a vCPU that is off, and makes it ready; the state that it is in otherwise.
+fn start(vm: &Vm, vcpu: &Vcpu, entry: u64, argument: u64) -> Result<(), VcpuState> {
+    let mut claim = vcpu.claim_to_start()?;
+    claim.context = VcpuContext::reset(vcpu.index(), entry, argument, vm.config().traps);
+    claim.pending_read = None;
+    claim.set_next(VcpuState::OnPending);
+    Ok(())
+}
+
+/// AFFINITY_INFO. Only affinity level 0 is supported, which PSCI allows since 1.0.
+fn affinity_info(vm: &Vm, target: u64, lowest_level: u64) -> i64 {
+    if lowest_level != 0 {
+        return psci::INVALID_PARAMETERS;
+    }
+    match vm.vcpu_by_affinity(target).map(Vcpu::state) {
+        None => psci::INVALID_PARAMETERS,
+        Some(VcpuState::Off | VcpuState::Stopped) => psci::AFFINITY_OFF,
+        Some(VcpuState::Starting | VcpuState::OnPending) => psci::AFFINITY_ON_PENDING,
+        Some(VcpuState::Ready | VcpuState::Running(_)) => psci::AFFINITY_ON,
+    }
+}

@@ -1,0 +1,78 @@
+//! The filter over the host's SMC and HVC calls (Arm DEN0028). What it does not know is NOT_SUPPORTED; nothing reaches
+//! the firmware that is not listed here or in [`psci`](crate::psci).
+
+use abi::smccc::{self, NOT_SUPPORTED};
+
+/// By which instruction a call came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conduit {
+    /// HVC.
+    Hvc,
+    /// SMC.
+    Smc,
+}
+
+/// A call that a well-formed instruction made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Call {
+    /// The function identifier: a fast call's.
+    pub function: u32,
+    /// x1 to x7.
+    pub arguments: [u64; 7],
+}
+
+/// NOT_SUPPORTED, as x0 returns it.
+pub const NOT_SUPPORTED_REGISTER: u64 = NOT_SUPPORTED as u64;
+
+impl Call {
+    /// Decodes a call from the immediate and the registers; `None` where it is to be refused: the immediate is not 0,
+    /// x0 has bits above 31, or the call is a yielding one.
+    pub fn decode(immediate: u16, x: &[u64; 31]) -> Option<Self> {
+        let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = *x;
+        let function = u32::try_from(x0).ok()?;
+        if immediate != 0 || !smccc::is_fast(function) {
+            return None;
+        }
+        Some(Self { function, arguments: [x1, x2, x3, x4, x5, x6, x7] })
+    }
+}
+
+/// What becomes of a call of the Arm Architecture or TRNG ranges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ArchitectureCall {
+    /// The answer is known: x0.
+    Answer(u64),
+    /// The firmware answers, for the same function and these arguments (x1 to x3).
+    Firmware([u64; 3]),
+}
+
+/// The answer to a call of the Arm Architecture or TRNG ranges that is allowed, from host or guest; `None` where it is
+/// not one.
+pub fn architecture_call(call: &Call) -> Option<ArchitectureCall> {
+    let [first, second, third, ..] = call.arguments;
+    match call.function {
+        smccc::VERSION => Some(ArchitectureCall::Answer(smccc::VERSION_1_2)),
+        smccc::ARCH_FEATURES => Some(architecture_features(first)),
+        smccc::ARCH_SOC_ID
+        | smccc::ARCH_WORKAROUND_1
+        | smccc::ARCH_WORKAROUND_2
+        | smccc::ARCH_WORKAROUND_3
+        | smccc::TRNG_VERSION
+        | smccc::TRNG_FEATURES
+        | smccc::TRNG_GET_UUID
+        | smccc::TRNG_RND32
+        | smccc::TRNG_RND64 => Some(ArchitectureCall::Firmware([first, second, third])),
+        _ => None,
+    }
+}
+
+/// SMCCC_ARCH_FEATURES (DEN0028, section 7.3): asked about what is allowed, and nothing else.
+fn architecture_features(asked: u64) -> ArchitectureCall {
+    match u32::try_from(asked) {
+        Ok(smccc::VERSION | smccc::ARCH_FEATURES) => ArchitectureCall::Answer(smccc::SUCCESS as u64),
+        Ok(smccc::ARCH_SOC_ID | smccc::ARCH_WORKAROUND_1 | smccc::ARCH_WORKAROUND_2 | smccc::ARCH_WORKAROUND_3) => {
+            ArchitectureCall::Firmware([asked, 0, 0])
+        }
+        _ => ArchitectureCall::Answer(NOT_SUPPORTED_REGISTER),
+    }
+}

@@ -1,0 +1,445 @@
+//! What EL2's control registers hold while the host runs, and while a guest does.
+//!
+//! All values are for HCR_EL2.E2H = 0. For the host they follow the arm64 boot protocol: it finds every feature of the
+//! CPU as it would without hyp. For a guest they are an allow-list: what is not given is trapped.
+
+use crate::features::CpuFeatures;
+
+/// HCR_EL2 (Arm ARM, HCR_EL2).
+mod hcr {
+    /// VM: stage 2 on.
+    pub const VM: u64 = 1 << 0;
+    /// SWIO: data-cache invalidation by set and way cleans too.
+    pub const SWIO: u64 = 1 << 1;
+    /// PTW: a walk of stage 1's tables in device memory faults.
+    pub const PTW: u64 = 1 << 2;
+    /// FMO, IMO, AMO: FIQ, IRQ and SError come to EL2, and their virtual forms to EL1.
+    pub const FMO_IMO_AMO: u64 = 0b111 << 3;
+    /// FB: TLB and instruction-cache maintenance is broadcast.
+    pub const FB: u64 = 1 << 9;
+    /// BSU: barriers reach the inner shareable domain.
+    pub const BSU_INNER: u64 = 0b01 << 10;
+    /// TWI, TWE: WFI and WFE trap.
+    pub const TWI_TWE: u64 = 0b11 << 13;
+    /// TID1: REVIDR_EL1, AIDR_EL1 and SMIDR_EL1 trap.
+    pub const TID1: u64 = 1 << 16;
+    /// TID2: CTR_EL0 and the cache ID registers trap.
+    pub const TID2: u64 = 1 << 17;
+    /// TID3: the feature ID registers trap.
+    pub const TID3: u64 = 1 << 18;
+    /// TSC: SMC traps.
+    pub const TSC: u64 = 1 << 19;
+    /// TIDCP: implementation-defined system registers trap.
+    pub const TIDCP: u64 = 1 << 20;
+    /// TACR: ACTLR_EL1 traps.
+    pub const TACR: u64 = 1 << 21;
+    /// TSW: data-cache maintenance by set and way traps.
+    pub const TSW: u64 = 1 << 22;
+    /// RW: EL1 is AArch64.
+    pub const RW: u64 = 1 << 31;
+    /// TLOR: the LORegion registers trap.
+    pub const TLOR: u64 = 1 << 35;
+    /// TERR: the RAS error record registers trap.
+    pub const TERR: u64 = 1 << 36;
+    /// TEA: synchronous external aborts come to EL2.
+    pub const TEA: u64 = 1 << 37;
+    /// APK, API: pointer-authentication keys and instructions do not trap.
+    pub const APK_API: u64 = 0b11 << 40;
+    /// FWB: stage 2's memory types override stage 1's.
+    pub const FWB: u64 = 1 << 46;
+    /// FIEN: the RAS fault injection registers do not trap.
+    pub const FIEN: u64 = 1 << 47;
+    /// TID4: the cache geometry registers trap.
+    pub const TID4: u64 = 1 << 49;
+    /// ENSCXT: SCXTNUM_EL1 and SCXTNUM_EL0 do not trap.
+    pub const ENSCXT: u64 = 1 << 53;
+    /// ATA: EL1 and EL0 may use tags in memory.
+    pub const ATA: u64 = 1 << 56;
+    /// TID5: GMID_EL1 traps.
+    pub const TID5: u64 = 1 << 58;
+}
+
+/// HCRX_EL2 (FEAT_HCX).
+mod hcrx {
+    /// EnAS0: ST64BV0 does not trap.
+    pub const ENAS0: u64 = 1 << 0;
+    /// EnALS: LD64B and ST64B do not trap.
+    pub const ENALS: u64 = 1 << 1;
+    /// EnASR: ST64BV does not trap.
+    pub const ENASR: u64 = 1 << 2;
+    /// MSCEn: the memory copy and set instructions do not trap.
+    pub const MSCEN: u64 = 1 << 11;
+    /// TCR2En: TCR2_EL1 does not trap, and has an effect.
+    pub const TCR2EN: u64 = 1 << 14;
+    /// SCTLR2En: SCTLR2_EL1 does not trap, and has an effect.
+    pub const SCTLR2EN: u64 = 1 << 15;
+    /// D128En: 128-bit system registers do not trap.
+    pub const D128EN: u64 = 1 << 17;
+    /// EnIDCP128: 128-bit implementation-defined system registers do not trap.
+    pub const ENIDCP128: u64 = 1 << 21;
+    /// GCSEn: guarded control stacks work.
+    pub const GCSEN: u64 = 1 << 22;
+    /// EnFPM: FPMR does not trap.
+    pub const ENFPM: u64 = 1 << 23;
+    /// PACMEn: the PAuth_LR modifier works.
+    pub const PACMEN: u64 = 1 << 24;
+}
+
+/// CPTR_EL2 with HCR_EL2.E2H = 0.
+mod cptr {
+    /// Bits 13, 9 and 7:0, which are one.
+    pub const RES1: u64 = 0x22ff;
+    /// TZ: SVE traps; one where there is no SVE.
+    pub const TZ: u64 = 1 << 8;
+    /// TFP: FP and SIMD trap.
+    pub const TFP: u64 = 1 << 10;
+    /// TSM: SME traps; one where there is no SME.
+    pub const TSM: u64 = 1 << 12;
+    /// TTA: the trace registers trap.
+    pub const TTA: u64 = 1 << 20;
+    /// TAM: the activity monitors trap.
+    pub const TAM: u64 = 1 << 30;
+}
+
+/// MDCR_EL2.
+mod mdcr {
+    /// TPMCR: PMCR_EL0 traps.
+    pub const TPMCR: u64 = 1 << 5;
+    /// TPM: the performance monitors trap.
+    pub const TPM: u64 = 1 << 6;
+    /// TDA: the debug registers trap.
+    pub const TDA: u64 = 1 << 9;
+    /// TDOSA: the OS lock and power-down registers trap.
+    pub const TDOSA: u64 = 1 << 10;
+    /// TDRA: the debug ROM registers trap.
+    pub const TDRA: u64 = 1 << 11;
+    /// E2PB: EL1 owns the profiling buffer, by its own translation.
+    pub const E2PB_EL1: u64 = 0b11 << 12;
+    /// TPMS: statistical profiling traps.
+    pub const TPMS: u64 = 1 << 14;
+    /// TTRF: TRFCR_EL1 traps.
+    pub const TTRF: u64 = 1 << 19;
+    /// E2TB: EL1 owns the trace buffer, by its own translation.
+    pub const E2TB_EL1: u64 = 0b11 << 24;
+    /// TDCC: the debug communication channel traps.
+    pub const TDCC: u64 = 1 << 27;
+}
+
+/// CNTHCTL_EL2 with HCR_EL2.E2H = 0.
+mod cnthctl {
+    /// EL1PCTEN: the physical counter does not trap.
+    pub const EL1PCTEN: u64 = 1 << 0;
+    /// EL1PCEN: the physical timer does not trap.
+    pub const EL1PCEN: u64 = 1 << 1;
+}
+
+/// Fine-grained traps whose sense is negative: a one means "does not trap" (FEAT_FGT and FEAT_FGT2). All the other
+/// bits of these registers trap where they are one.
+mod fine_grained {
+    /// HFGRTR_EL2 and HFGWTR_EL2: nAMAIR2_EL1 to nACCDATA_EL1, without bit 51, which is zero.
+    pub const REGISTERS: u64 = 0xfff4 << 48;
+    /// HFGITR_EL2: nGCSEPP, nGCSSTR_EL1, nGCSPUSHM_EL1, nBRBIALL, nBRBINJ.
+    pub const INSTRUCTIONS: u64 = 0b1_1111 << 55;
+    /// HDFGRTR_EL2: nPMSNEVFR_EL1, nBRBDATA, nBRBCTL, nBRBIDR.
+    pub const DEBUG_READ: u64 = 0b1111 << 59;
+    /// HDFGWTR_EL2: nPMSNEVFR_EL1, nBRBDATA, nBRBCTL.
+    pub const DEBUG_WRITE: u64 = 1 << 62 | 0b11 << 60;
+    /// HFGRTR2_EL2 and HFGWTR2_EL2: nTCR2ALIAS_EL1 down to nPFAR_EL1.
+    pub const REGISTERS2: u64 = 0x7fff;
+    /// HFGITR2_EL2: nDCCIVAPS.
+    pub const INSTRUCTIONS2: u64 = 1 << 1;
+    /// HDFGRTR2_EL2: nPMBMAR_EL1 down to nPMECR_EL1, without bit 21, which is zero.
+    pub const DEBUG_READ2: u64 = 0x1df_ffff;
+    /// HDFGWTR2_EL2: nPMBMAR_EL1 down to nPMECR_EL1, without bits 18, 17 and 6, which are zero.
+    pub const DEBUG_WRITE2: u64 = 0x1f9_ffbf;
+}
+
+/// ICC_SRE_EL2: SRE, DFB, DIB; with Enable, EL1 may reach ICC_SRE_EL1.
+const ICC_SRE_EL2_SRE: u64 = 0b0111;
+/// ICC_SRE_EL2.Enable.
+const ICC_SRE_EL2_ENABLE: u64 = 1 << 3;
+/// ICH_HCR_EL2.TC, TALL0, TALL1: every access to the CPU interface from EL1 traps.
+const ICH_HCR_EL2_TRAP_ALL: u64 = 0b111 << 10;
+/// ZCR_EL2.LEN and SMCR_EL2.LEN: the longest vector that the CPU has.
+const VECTOR_LENGTH_MAX: u64 = 0xf;
+/// SMCR_EL2.FA64.
+const SMCR_EL2_FA64: u64 = 1 << 31;
+/// SMCR_EL2.EZT0.
+const SMCR_EL2_EZT0: u64 = 1 << 30;
+/// PMSCR_EL2.PCT and PA: EL1's profiles may hold physical time and addresses.
+const PMSCR_EL2_PCT_PA: u64 = 1 << 6 | 1 << 4;
+/// BRBCR_EL2.CC and MPRED: EL1's branch records may hold cycle counts and mispredictions.
+const BRBCR_EL2_CC_MPRED: u64 = 1 << 3 | 1 << 4;
+
+/// MPAM2_EL2.EnMPAMSM; the traps of the other MPAM registers are clear.
+const MPAM2_EL2_ENMPAMSM: u64 = 1 << 50;
+
+/// The values for EL2's control registers. Where the CPU lacks a feature, its registers do not exist and are not to be
+/// written: HCRX_EL2 (`hcx`), the fine-grained traps (`fgt`, with `amu` for HAFGRTR_EL2; `fgt2`), ICH_HCR_EL2 and
+/// ICC_SRE_EL2 (`gic_system_registers`).
+///
+/// While these are a guest's, nothing of the CPU may act for the host on the guest's memory: where the CPU has SPE,
+/// TRBE or BRBE, the world switch also clears PMSCR_EL1, TRFCR_EL1 and BRBCR_EL1, and waits for their buffers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct TrapControls {
+    /// HCR_EL2.
+    pub hcr_el2: u64,
+    /// HCRX_EL2.
+    pub hcrx_el2: u64,
+    /// CPTR_EL2.
+    pub cptr_el2: u64,
+    /// MDCR_EL2.
+    pub mdcr_el2: u64,
+    /// HSTR_EL2.
+    pub hstr_el2: u64,
+    /// CNTHCTL_EL2.
+    pub cnthctl_el2: u64,
+    /// HFGRTR_EL2.
+    pub hfgrtr_el2: u64,
+    /// HFGWTR_EL2.
+    pub hfgwtr_el2: u64,
+    /// HFGITR_EL2.
+    pub hfgitr_el2: u64,
+    /// HDFGRTR_EL2.
+    pub hdfgrtr_el2: u64,
+    /// HDFGWTR_EL2.
+    pub hdfgwtr_el2: u64,
+    /// HAFGRTR_EL2.
+    pub hafgrtr_el2: u64,
+    /// HFGRTR2_EL2.
+    pub hfgrtr2_el2: u64,
+    /// HFGWTR2_EL2.
+    pub hfgwtr2_el2: u64,
+    /// HFGITR2_EL2.
+    pub hfgitr2_el2: u64,
+    /// HDFGRTR2_EL2.
+    pub hdfgrtr2_el2: u64,
+    /// HDFGWTR2_EL2.
+    pub hdfgwtr2_el2: u64,
+    /// ICH_HCR_EL2.
+    pub ich_hcr_el2: u64,
+    /// ICC_SRE_EL2.
+    pub icc_sre_el2: u64,
+    /// VPIDR_EL2: what EL1 reads as MIDR_EL1.
+    pub vpidr_el2: u64,
+    /// VMPIDR_EL2: what EL1 reads as MPIDR_EL1.
+    pub vmpidr_el2: u64,
+    /// VTCR_EL2.
+    pub vtcr_el2: u64,
+    /// VTTBR_EL2.
+    pub vttbr_el2: u64,
+}
+
+/// Registers that are set once for the host and that no guest reaches: each only where the CPU has the feature.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HostOnlyControls {
+    /// ZCR_EL2, where there is SVE.
+    pub zcr_el2: Option<u64>,
+    /// SMCR_EL2, where there is SME.
+    pub smcr_el2: Option<u64>,
+    /// PMSCR_EL2, where there is SPE that EL2 may give away.
+    pub pmscr_el2: Option<u64>,
+    /// BRBCR_EL2, where there is BRBE.
+    pub brbcr_el2: Option<u64>,
+    /// MPAM2_EL2, where there is MPAM.
+    pub mpam2_el2: Option<u64>,
+    /// MPAMHCR_EL2, where it exists.
+    pub mpamhcr_el2: Option<u64>,
+}
+
+impl HostOnlyControls {
+    /// The values for a CPU.
+    pub fn new(features: &CpuFeatures) -> Self {
+        let mut smcr = VECTOR_LENGTH_MAX;
+        if features.sme_fa64 {
+            smcr |= SMCR_EL2_FA64;
+        }
+        if features.sme2 {
+            smcr |= SMCR_EL2_EZT0;
+        }
+        Self {
+            zcr_el2: features.sve.then_some(VECTOR_LENGTH_MAX),
+            smcr_el2: features.sme.then_some(smcr),
+            pmscr_el2: (features.spe && !features.spe_owned_above).then_some(PMSCR_EL2_PCT_PA),
+            brbcr_el2: features.brbe.then_some(BRBCR_EL2_CC_MPRED),
+            mpam2_el2: features.mpam.then_some(MPAM2_EL2_ENMPAMSM),
+            mpamhcr_el2: features.mpam_hcr.then_some(0),
+        }
+    }
+}
+
+/// The identity and stage 2 that go with [`TrapControls`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Translation {
+    /// VTCR_EL2.
+    pub vtcr_el2: u64,
+    /// VTTBR_EL2: root table and VMID.
+    pub vttbr_el2: u64,
+}
+
+impl TrapControls {
+    /// For the host: EL1 and EL0 find everything that the CPU has; only SMC traps.
+    pub fn host(features: &CpuFeatures, midr_el1: u64, mpidr_el1: u64, translation: Translation) -> Self {
+        Self {
+            hcr_el2: host_hcr(features),
+            hcrx_el2: host_hcrx(features),
+            cptr_el2: cptr::RES1 | if features.sve { 0 } else { cptr::TZ } | if features.sme { 0 } else { cptr::TSM },
+            mdcr_el2: host_mdcr(features),
+            hstr_el2: 0,
+            cnthctl_el2: cnthctl::EL1PCTEN | cnthctl::EL1PCEN,
+            hfgrtr_el2: fine_grained::REGISTERS,
+            hfgwtr_el2: fine_grained::REGISTERS,
+            hfgitr_el2: fine_grained::INSTRUCTIONS,
+            hdfgrtr_el2: fine_grained::DEBUG_READ,
+            hdfgwtr_el2: fine_grained::DEBUG_WRITE,
+            hafgrtr_el2: 0,
+            hfgrtr2_el2: fine_grained::REGISTERS2,
+            hfgwtr2_el2: fine_grained::REGISTERS2,
+            hfgitr2_el2: fine_grained::INSTRUCTIONS2,
+            hdfgrtr2_el2: fine_grained::DEBUG_READ2,
+            hdfgwtr2_el2: fine_grained::DEBUG_WRITE2,
+            ich_hcr_el2: 0,
+            icc_sre_el2: ICC_SRE_EL2_SRE | ICC_SRE_EL2_ENABLE,
+            vpidr_el2: midr_el1,
+            vmpidr_el2: mpidr_el1,
+            vtcr_el2: translation.vtcr_el2,
+            vttbr_el2: translation.vttbr_el2,
+        }
+    }
+
+    /// For a guest: the base architecture, FP on first use, pointer authentication where the CPU has it, the virtual
+    /// timer. VMPIDR_EL2 is the vCPU's to set.
+    pub fn guest(features: &CpuFeatures, midr_el1: u64, translation: Translation) -> Self {
+        Self {
+            hcr_el2: guest_hcr(features),
+            hcrx_el2: if features.mops { hcrx::MSCEN } else { 0 },
+            cptr_el2: cptr::RES1
+                | cptr::TZ
+                | cptr::TSM
+                | cptr::TFP
+                | cptr::TTA
+                | if features.amu { cptr::TAM } else { 0 },
+            mdcr_el2: guest_mdcr(features),
+            hstr_el2: 0,
+            cnthctl_el2: cnthctl::EL1PCTEN,
+            ich_hcr_el2: ICH_HCR_EL2_TRAP_ALL,
+            icc_sre_el2: ICC_SRE_EL2_SRE,
+            vpidr_el2: midr_el1,
+            vtcr_el2: translation.vtcr_el2,
+            vttbr_el2: translation.vttbr_el2,
+            ..Self::default()
+        }
+    }
+
+    /// Lets the guest use FP and SIMD without a trap.
+    pub fn enable_fp(&mut self) {
+        self.cptr_el2 &= !cptr::TFP;
+    }
+
+    /// Makes the guest's next use of FP or SIMD trap.
+    pub fn disable_fp(&mut self) {
+        self.cptr_el2 |= cptr::TFP;
+    }
+}
+
+/// HCR_EL2 for the host.
+fn host_hcr(features: &CpuFeatures) -> u64 {
+    let mut value = hcr::VM | hcr::TSC | hcr::RW;
+    for (present, bits) in [
+        (features.pauth, hcr::APK_API),
+        (features.mte2, hcr::ATA),
+        (features.fwb, hcr::FWB),
+        (features.ras_v1p1, hcr::FIEN),
+        (features.scxtnum, hcr::ENSCXT),
+    ] {
+        if present {
+            value |= bits;
+        }
+    }
+    value
+}
+
+/// HCRX_EL2 for the host.
+fn host_hcrx(features: &CpuFeatures) -> u64 {
+    let mut value = 0;
+    for (present, bits) in [
+        (features.ls64_accdata, hcrx::ENAS0),
+        (features.ls64, hcrx::ENALS),
+        (features.ls64_v, hcrx::ENASR),
+        (features.mops, hcrx::MSCEN),
+        (features.tcr2, hcrx::TCR2EN),
+        (features.sctlr2, hcrx::SCTLR2EN),
+        (features.d128, hcrx::D128EN),
+        (features.sysreg128, hcrx::ENIDCP128),
+        (features.gcs, hcrx::GCSEN),
+        (features.fpmr, hcrx::ENFPM),
+        (features.pauth_lr, hcrx::PACMEN),
+    ] {
+        if present {
+            value |= bits;
+        }
+    }
+    value
+}
+
+/// MDCR_EL2 for the host: every counter is EL1's (HPMN), and so are the profiling and trace buffers.
+fn host_mdcr(features: &CpuFeatures) -> u64 {
+    let mut value = features.pmu_counters;
+    if features.spe {
+        value |= mdcr::E2PB_EL1;
+    }
+    if features.trbe && !features.trbe_owned_above {
+        value |= mdcr::E2TB_EL1;
+    }
+    value
+}
+
+/// HCR_EL2 for a guest.
+fn guest_hcr(features: &CpuFeatures) -> u64 {
+    let mut value = hcr::VM
+        | hcr::SWIO
+        | hcr::PTW
+        | hcr::FMO_IMO_AMO
+        | hcr::FB
+        | hcr::BSU_INNER
+        | hcr::TWI_TWE
+        | hcr::TID1
+        | hcr::TID2
+        | hcr::TID3
+        | hcr::TSC
+        | hcr::TIDCP
+        | hcr::TACR
+        | hcr::TSW
+        | hcr::RW;
+    for (present, bits) in [
+        (features.lor, hcr::TLOR),
+        (features.ras, hcr::TERR | hcr::TEA),
+        (features.pauth, hcr::APK_API),
+        (features.fwb, hcr::FWB),
+        (features.evt, hcr::TID4),
+        (features.mte, hcr::TID5),
+    ] {
+        if present {
+            value |= bits;
+        }
+    }
+    value
+}
+
+/// MDCR_EL2 for a guest: no debug, no performance monitors, no profiling, no trace. HPMN stays the host's, whose
+/// counters go on counting its own events.
+fn guest_mdcr(features: &CpuFeatures) -> u64 {
+    let mut value = features.pmu_counters | mdcr::TDRA | mdcr::TDA | mdcr::TDOSA;
+    for (present, bits) in [
+        (features.pmu, mdcr::TPM | mdcr::TPMCR),
+        (features.spe, mdcr::TPMS),
+        (features.trf, mdcr::TTRF),
+        (features.fgt, mdcr::TDCC),
+    ] {
+        if present {
+            value |= bits;
+        }
+    }
+    value
+}

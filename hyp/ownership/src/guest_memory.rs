@@ -1,0 +1,120 @@
+//! One guest's memory: its stage 2, what its tables are made of, and how much it holds.
+
+use crate::lock::{Lock, Rank};
+use crate::page_cache::PageCache;
+use crate::state::VmSlot;
+use abi::{Gfn, Ipa};
+use pgtable::stage2::Stage2Regime;
+use pgtable::{Leaf, Stage2, TableError, TableFrames};
+
+/// A guest's memory behind its own lock, of rank [`Rank::Guest`].
+pub type GuestLock = Lock<GuestMemory>;
+
+/// What a guest may do with a page that it borrows. Reading goes without saying.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rights {
+    /// It may write.
+    pub write: bool,
+    /// It may fetch instructions.
+    pub execute: bool,
+}
+
+impl Rights {
+    /// All rights.
+    pub const FULL: Self = Self { write: true, execute: true };
+
+    /// The rights that the bits [`abi::host::RIGHT_READ`] and its fellows name; `None` where reading is not among them
+    /// or a bit has no meaning.
+    pub const fn from_bits(bits: u64) -> Option<Self> {
+        use abi::host::{RIGHT_EXECUTE, RIGHT_READ, RIGHT_WRITE};
+        if bits & RIGHT_READ == 0 || bits & !(RIGHT_READ | RIGHT_WRITE | RIGHT_EXECUTE) != 0 {
+            return None;
+        }
+        Some(Self { write: bits & RIGHT_WRITE != 0, execute: bits & RIGHT_EXECUTE != 0 })
+    }
+}
+
+/// One guest's memory.
+pub struct GuestMemory {
+    pub(crate) stage2: Stage2,
+    pub(crate) cache: PageCache,
+    slot: VmSlot,
+    protected: bool,
+    dying: bool,
+    pub(crate) pages_held: u64,
+}
+
+impl GuestMemory {
+    /// The memory of a guest that has none yet, around an empty stage 2 with a VMID of its own.
+    pub const fn new(stage2: Stage2, slot: VmSlot, protected: bool) -> Self {
+        Self { stage2, cache: PageCache::new(), slot, protected, dying: false, pages_held: 0 }
+    }
+
+    /// The same, behind its lock.
+    pub const fn locked(stage2: Stage2, slot: VmSlot, protected: bool) -> GuestLock {
+        Lock::new(Rank::Guest, Self::new(stage2, slot, protected))
+    }
+
+    /// The name by which ledger and annotations know the guest.
+    pub const fn slot(&self) -> VmSlot {
+        self.slot
+    }
+
+    /// True where memory is donated to the guest, false where it is shared with it.
+    pub const fn is_protected(&self) -> bool {
+        self.protected
+    }
+
+    /// True from [`start_teardown`](Self::start_teardown) on.
+    pub const fn is_dying(&self) -> bool {
+        self.dying
+    }
+
+    /// From here on the guest gets no more memory, and its pages may be taken back. No vCPU of it runs, or will.
+    pub fn start_teardown(&mut self) {
+        self.dying = true;
+    }
+
+    /// Pages that the guest owns, or mappings of pages that it borrows. A guest that holds some cannot be forgotten.
+    pub const fn pages_held(&self) -> u64 {
+        self.pages_held
+    }
+
+    /// Donated pages that wait to become tables.
+    pub const fn cached_pages(&self) -> u64 {
+        self.cache.count()
+    }
+
+    /// The guest's translation table, to read.
+    pub const fn stage2(&self) -> &Stage2 {
+        &self.stage2
+    }
+
+    /// What decides for an IPA of the guest's.
+    ///
+    /// # Errors
+    /// Those of the table: the IPA is beyond the guest's address size.
+    pub fn lookup<E: TableFrames>(&self, env: &E, ipa: Ipa) -> Result<Leaf<Stage2Regime>, TableError> {
+        self.stage2.lookup(env, ipa)
+    }
+
+    /// Guest frames below this one exist.
+    pub(crate) fn gfn_limit(&self) -> u64 {
+        Gfn::containing(Ipa::new(self.stage2.geometry().input_size())).raw()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Rights;
+
+    #[test]
+    fn rights_without_reading_or_with_unknown_bits_are_none() {
+        assert_eq!(Rights::from_bits(7), Some(Rights::FULL));
+        assert_eq!(Rights::from_bits(1), Some(Rights::default()));
+        assert_eq!(Rights::from_bits(3), Some(Rights { write: true, execute: false }));
+        for bits in [0, 2, 4, 6, 8, 9, u64::MAX] {
+            assert_eq!(Rights::from_bits(bits), None);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Pages that the host donated for a guest's tables.
+//!
+//! The pages form a list through their own first words, so that the cache takes no memory besides them. Every page in
+//! it is hyp's and mapped at EL2.
+
+use crate::environment::{Environment, Wipe};
+use abi::{Pfn, PhysAddr, PhysRange};
+use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
+
+/// Bit of a page's first word that says that there is a next page, the address of which is in the other bits.
+const LINKED: u64 = 1;
+
+/// A list of donated pages.
+#[derive(Debug, Default)]
+pub struct PageCache {
+    first: Option<PhysAddr>,
+    count: u64,
+}
+
+impl PageCache {
+    /// A cache without pages.
+    pub const fn new() -> Self {
+        Self { first: None, count: 0 }
+    }
+
+    /// How many pages there are.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Adds a page that is hyp's and in no other use.
+    pub(crate) fn push<E: TableFrames>(&mut self, env: &E, page: PhysAddr) {
+        env.write(page, self.first.map_or(0, |next| next.raw() | LINKED));
+        self.first = Some(page);
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// Takes a page out; its contents are arbitrary.
+    pub(crate) fn pop<E: TableFrames>(&mut self, env: &E) -> Option<PhysAddr> {
+        let page = self.first?;
+        let next = env.read(page);
+        self.first = (next & LINKED != 0).then_some(PhysAddr::new(next & !LINKED));
+        self.count = self.count.saturating_sub(1);
+        Some(page)
+    }
+}
+
+/// An environment whose table frames come from, and go to, a [`PageCache`].
+pub(crate) struct CachedFrames<'a, E> {
+    env: &'a mut E,
+    cache: &'a mut PageCache,
+}
+
+impl<'a, E: Environment> CachedFrames<'a, E> {
+    pub(crate) fn new(env: &'a mut E, cache: &'a mut PageCache) -> Self {
+        Self { env, cache }
+    }
+}
+
+impl<E: Environment> TableFrames for CachedFrames<'_, E> {
+    fn allocate(&mut self) -> Option<PhysAddr> {
+        let page = self.cache.pop(self.env)?;
+        self.env.wipe(Pfn::containing(page));
+        Some(page)
+    }
+
+    fn free(&mut self, frame: PhysAddr) {
+        self.cache.push(self.env, frame);
+    }
+
+    fn read(&self, descriptor: PhysAddr) -> u64 {
+        self.env.read(descriptor)
+    }
+
+    fn write(&self, descriptor: PhysAddr, value: u64) {
+        self.env.write(descriptor, value);
+    }
+
+    fn compare_exchange(&self, descriptor: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
+        self.env.compare_exchange(descriptor, current, new)
+    }
+}
+
+/// Forwards maintenance and wiping to the environment within.
+macro_rules! forward_to_environment {
+    ($name:ident) => {
+        impl<E: Environment> Maintenance for $name<'_, E> {
+            fn dsb(&self, kind: DsbKind) {
+                self.env.dsb(kind);
+            }
+
+            fn isb(&self) {
+                self.env.isb();
+            }
+
+            fn tlbi(&self, operation: Tlbi) {
+                self.env.tlbi(operation);
+            }
+
+            fn load_vttbr(&self, vttbr: u64) -> u64 {
+                self.env.load_vttbr(vttbr)
+            }
+
+            fn clean_invalidate_to_poc(&self, range: PhysRange) {
+                self.env.clean_invalidate_to_poc(range);
+            }
+
+            fn invalidate_instruction_cache(&self, range: PhysRange) {
+                self.env.invalidate_instruction_cache(range);
+            }
+        }
+
+        impl<E: Environment> Wipe for $name<'_, E> {
+            fn wipe(&mut self, page: Pfn) {
+                self.env.wipe(page);
+            }
+        }
+    };
+}
+pub(crate) use forward_to_environment;
+
+forward_to_environment!(CachedFrames);

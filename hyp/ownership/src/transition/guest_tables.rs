@@ -1,0 +1,198 @@
+//! What a change to a guest's stage 2 takes, counted before anything is changed, and the change itself.
+
+use super::check_numbers;
+use crate::environment::Environment;
+use crate::guest_memory::GuestMemory;
+use crate::ownership::table_error;
+use crate::page_cache::CachedFrames;
+use crate::reserve::missing_tables;
+use abi::{Error, Gfn, Ipa, PAGE_SIZE, PhysAddr};
+use core::ops::ControlFlow;
+use pgtable::geometry::{LAST_LEVEL, entry_size};
+use pgtable::stage2::Stage2Regime;
+use pgtable::{Leaf, MapOptions, Stage2Attributes, TableFrames};
+
+/// Software bits of a leaf: the guest owns the memory.
+pub const SOFTWARE_OWNED: u8 = 0;
+/// Software bits of a leaf: the guest, or the host, borrows the memory.
+pub const SOFTWARE_BORROWED: u8 = 1;
+
+/// What a guest gets of memory that was cleaned for it: its first accesses may be made with caches off.
+const FOR_GUESTS: MapOptions =
+    MapOptions { force_pages: false, replace_annotations: false, synchronise_caches: true };
+
+/// A range of a guest's address space: whole pages, not empty, within the guest's address size.
+#[derive(Clone, Copy)]
+pub(super) struct Frames {
+    start: Ipa,
+    size: u64,
+}
+
+impl Frames {
+    /// The part of a leaf that lies in the range: its first address and its size.
+    fn within(&self, leaf: &Leaf<Stage2Regime>) -> (u64, u64) {
+        let start = self.start.raw().max(leaf.base.raw());
+        let end = self.end().min(leaf.base.raw().saturating_add(leaf.size));
+        (start, end.saturating_sub(start))
+    }
+
+    const fn end(&self) -> u64 {
+        self.start.raw().saturating_add(self.size)
+    }
+}
+
+impl GuestMemory {
+    /// The guest frames that a call names.
+    pub(super) fn named_frames(&self, first: Gfn, count: u64) -> Result<Frames, Error> {
+        check_numbers(first.raw(), count, self.gfn_limit())?;
+        let start = first.checked_address().ok_or(Error::BadRange)?;
+        Ok(Frames { start, size: count.saturating_mul(PAGE_SIZE) })
+    }
+
+    /// Refuses where the guest has a page in the range already, or where its cache has too few pages for the tables
+    /// that it takes to map the range to memory from `output`.
+    pub(super) fn check_vacant<E: TableFrames>(
+        &self,
+        env: &E,
+        frames: Frames,
+        output: PhysAddr,
+    ) -> Result<(), Error> {
+        let mut tables = 0_u64;
+        let outcome = self.stage2.visit(env, frames.start, frames.size, |leaf| {
+            if !leaf.is_vacant() {
+                return ControlFlow::Break(());
+            }
+            let (start, size) = frames.within(&leaf);
+            let offset = start.saturating_sub(frames.start.raw());
+            tables = tables.saturating_add(tables_below(leaf.level, start, size, output.raw().saturating_add(offset)));
+            ControlFlow::Continue(())
+        });
+        match outcome.map_err(table_error)? {
+            ControlFlow::Break(()) => Err(Error::WrongState),
+            ControlFlow::Continue(()) if tables > self.cache.count() => Err(Error::OutOfMemory),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+
+    /// Refuses where a page of the range is not mapped, with `absent`, or where the cache has too few pages for the
+    /// tables that it takes to change the range alone.
+    pub(super) fn check_mapped<E: TableFrames>(
+        &self,
+        env: &E,
+        frames: Frames,
+        absent: Error,
+    ) -> Result<(), Error> {
+        let mut levels: Option<(u8, u8)> = None;
+        let outcome = self.stage2.visit(env, frames.start, frames.size, |leaf| {
+            let first = levels.map_or(leaf.level, |(first, _)| first);
+            levels = Some((first, leaf.level));
+            if leaf.is_valid() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        if outcome.map_err(table_error)?.is_break() {
+            return Err(absent);
+        }
+        let missing = levels.map_or(0, |(first, last)| missing_tables(frames.start.raw(), frames.end(), first, last));
+        if missing as u64 > self.cache.count() { Err(Error::OutOfMemory) } else { Ok(()) }
+    }
+
+    /// Where the guest has the page at a frame.
+    pub(super) fn page_at<E: TableFrames>(&self, env: &E, frames: Frames) -> Result<PhysAddr, Error> {
+        let leaf = self.stage2.lookup(env, frames.start).map_err(table_error)?;
+        leaf.output_of(frames.start).ok_or(Error::NotMemory)
+    }
+
+    /// Calls `visitor` with each piece of memory that is mapped in the range: its address, and its size in bytes.
+    pub(super) fn for_each_piece<E: TableFrames>(
+        &self,
+        env: &E,
+        frames: Frames,
+        mut visitor: impl FnMut(PhysAddr, u64),
+    ) {
+        let outcome = self.stage2.visit(env, frames.start, frames.size, |leaf| {
+            let (start, size) = frames.within(&leaf);
+            if let Some(output) = leaf.output_of(Ipa::new(start)) {
+                visitor(output, size);
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        debug_assert!(outcome.is_ok(), "the range was checked: {outcome:?}");
+    }
+
+    /// Maps a vacant range, for which there are enough cached pages.
+    pub(super) fn map<E: Environment>(
+        &mut self,
+        env: &mut E,
+        frames: Frames,
+        output: PhysAddr,
+        attributes: Stage2Attributes,
+    ) {
+        let mut env = CachedFrames::new(env, &mut self.cache);
+        let done = self.stage2.map(&mut env, frames.start, output, frames.size, attributes, FOR_GUESTS);
+        debug_assert!(done.is_ok(), "range and frames were checked: {done:?}");
+        self.pages_held = self.pages_held.saturating_add(frames.size / PAGE_SIZE);
+    }
+
+    /// Unmaps a range, for which there are enough cached pages.
+    pub(super) fn unmap<E: Environment>(&mut self, env: &mut E, frames: Frames) {
+        self.forget_range(env, frames.start, frames.size);
+        self.pages_held = self.pages_held.saturating_sub(frames.size / PAGE_SIZE);
+    }
+
+    /// Unmaps whole leaves, or a range for which there are enough cached pages.
+    pub(super) fn forget_range<E: Environment>(&mut self, env: &mut E, start: Ipa, size: u64) {
+        let mut env = CachedFrames::new(env, &mut self.cache);
+        let done = self.stage2.unmap(&mut env, start, size);
+        debug_assert!(done.is_ok(), "range and frames were checked: {done:?}");
+    }
+}
+
+/// How many tables it takes below a vacant entry of `level` to map `size` bytes from `start`, which lie within the
+/// entry, to `output`, with the largest leaves that fit.
+fn tables_below(level: u8, start: u64, size: u64, output: u64) -> u64 {
+    let entry = entry_size(level);
+    let one_leaf = level >= 1 && size == entry && (start | output) % entry == 0;
+    if level >= LAST_LEVEL || one_leaf {
+        return 0;
+    }
+    let below = level.saturating_add(1);
+    let mut tables = 1_u64;
+    if below < LAST_LEVEL {
+        let step = entry_size(below);
+        let mut done = 0;
+        while done < size {
+            let at = start.saturating_add(done);
+            let part = (step - at % step).min(size - done);
+            tables = tables.saturating_add(tables_below(below, at, part, output.saturating_add(done)));
+            done = done.saturating_add(part);
+        }
+    }
+    tables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tables_below;
+
+    const PAGE: u64 = 4 << 10;
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn tables_are_counted_for_what_does_not_fit_a_block() {
+        for (level, start, size, output, expected) in [
+            (3, 0, PAGE, 0, 0),
+            (2, 0, 2 * MIB, 2 * MIB, 0),
+            (2, 0, 2 * MIB, PAGE, 1),
+            (2, 0, PAGE, 0, 1),
+            (1, 0, GIB, GIB, 0),
+            (1, 0, GIB, 2 * MIB, 1),
+            (1, 0, GIB, PAGE, 513),
+            (1, 0, PAGE, 0, 2),
+            (1, 2 * MIB - PAGE, 4 * MIB, 2 * MIB - PAGE, 3),
+            (1, 2 * MIB - PAGE, 2 * MIB + 2 * PAGE, 2 * MIB - PAGE, 3),
+            (0, GIB - PAGE, 2 * PAGE, GIB - PAGE, 5),
+        ] {
+            assert_eq!(tables_below(level, start, size, output), expected, "{level} {start:#x} {size:#x} {output:#x}");
+        }
+    }
+}

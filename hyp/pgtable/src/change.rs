@@ -1,0 +1,132 @@
+//! What an operation wants a range to become, worked out without touching anything.
+
+use crate::bits;
+use crate::descriptor::{Kind, address, kind, leaf};
+use crate::environment::TableFrames;
+use crate::error::TableError;
+use crate::geometry::{LAST_LEVEL, entry_size, may_be_leaf};
+use crate::walker::{Entry, Step, Visitor};
+
+/// The change of a range.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Action {
+    /// Map linearly.
+    Map {
+        /// Output address of offset 0, modulo 2^64.
+        delta: u64,
+        /// Attribute bits.
+        attributes: u64,
+        /// No blocks.
+        force_pages: bool,
+        /// Annotations may be lost.
+        replace_annotations: bool,
+        /// Other mappings may be lost.
+        replace_mappings: bool,
+    },
+    /// Make invalid, with this value of the descriptors: 0 or an annotation.
+    Invalidate(u64),
+    /// Change the attribute bits of what is mapped.
+    Protect(u64),
+}
+
+impl Action {
+    /// The descriptor that a wholly covered entry at `offset` with value `old` is to have; `None` where it takes a
+    /// table of smaller ones.
+    pub(crate) fn target(&self, offset: u64, level: u8, old: u64) -> Option<u64> {
+        match *self {
+            Self::Map { delta, attributes, force_pages, .. } => {
+                let output = offset.wrapping_add(delta);
+                let fits =
+                    level == LAST_LEVEL || !force_pages && may_be_leaf(level) && output & (entry_size(level) - 1) == 0;
+                fits.then(|| leaf(output, attributes, level))
+            }
+            Self::Invalidate(value) => Some(value),
+            Self::Protect(attributes) => Some(leaf(address(old).raw(), attributes, level)),
+        }
+    }
+
+    /// True where the part of `entry` in the walk's range is as it should be without any change.
+    pub(crate) fn is_satisfied(&self, entry: &Entry) -> bool {
+        let is_leaf = kind(entry.raw, entry.level) == Kind::Leaf;
+        match *self {
+            Self::Map { delta, attributes, .. } => {
+                is_leaf
+                    && entry.raw & bits::ATTRIBUTES == attributes
+                    && address(entry.raw).raw() == entry.base.wrapping_add(delta)
+            }
+            Self::Invalidate(value) => entry.raw == value,
+            Self::Protect(attributes) => is_leaf && entry.raw & bits::ATTRIBUTES == attributes,
+        }
+    }
+
+    /// Whether the change is allowed to happen to an entry that is not a table.
+    fn permit(&self, entry: &Entry) -> Result<(), TableError> {
+        match (*self, kind(entry.raw, entry.level)) {
+            (_, Kind::Unlinked | Kind::Reserved) => Err(TableError::Corrupt),
+            (Self::Map { replace_mappings: false, .. }, Kind::Leaf) => Err(TableError::Exists),
+            (Self::Map { replace_annotations: false, .. }, Kind::Annotated) => Err(TableError::Annotated),
+            (Self::Protect(_), Kind::Vacant | Kind::Annotated) => Err(TableError::NotMapped),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tables that it takes to change the offsets from `start` to `end` beneath a descriptor of the level above
+    /// `level`, with no table there yet.
+    fn tables(&self, level: u8, base: u64, start: u64, end: u64) -> u64 {
+        if level >= LAST_LEVEL {
+            return 1;
+        }
+        let size = entry_size(level);
+        let mut count = 1;
+        let mut next = start;
+        while next < end {
+            let entry_base = base + (next - base) / size * size;
+            let entry_end = end.min(entry_base + size);
+            let covered = entry_end - next == size;
+            if !covered || self.target(next, level, 0).is_none() {
+                count += self.tables(level + 1, entry_base, next, entry_end);
+            }
+            next = entry_end;
+        }
+        count
+    }
+}
+
+/// Checks that an action is allowed all over its range, and counts the tables that it takes.
+pub(crate) struct Plan<'a, F: ?Sized> {
+    frames: &'a F,
+    action: Action,
+    /// Tables needed so far.
+    pub(crate) tables: u64,
+}
+
+impl<'a, F: TableFrames + ?Sized> Plan<'a, F> {
+    pub(crate) fn new(frames: &'a F, action: Action) -> Self {
+        Self { frames, action, tables: 0 }
+    }
+}
+
+impl<F: TableFrames + ?Sized> Visitor for Plan<'_, F> {
+    type Frames = F;
+
+    fn frames(&self) -> &F {
+        self.frames
+    }
+
+    fn table_before(&mut self, entry: &Entry) -> Result<Step, TableError> {
+        // A table that goes as a whole needs no look at what it holds.
+        let goes = matches!(self.action, Action::Invalidate(_)) && entry.is_covered();
+        Ok(if goes { Step::Skip } else { Step::Descend })
+    }
+
+    fn leaf(&mut self, entry: &Entry) -> Result<Step, TableError> {
+        if self.action.is_satisfied(entry) {
+            return Ok(Step::Skip);
+        }
+        self.action.permit(entry)?;
+        if !entry.is_covered() || self.action.target(entry.base, entry.level, entry.raw).is_none() {
+            self.tables += self.action.tables(entry.level + 1, entry.base, entry.start, entry.end);
+        }
+        Ok(Step::Skip)
+    }
+}

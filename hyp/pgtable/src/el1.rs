@@ -1,0 +1,260 @@
+//! Stage 1 of EL1 and EL0: what the reference host and the payloads run under (Arm ARM D8.3.1).
+//!
+//! Output addresses are what EL1 takes for physical addresses.
+
+use abi::{PhysAddr, VirtAddr};
+
+use crate::bits::{self, AF, AP_1, AP_2, DBM, NG, PXN, UXN};
+use crate::environment::{DsbKind, Maintenance};
+use crate::error::TableError;
+use crate::geometry::{Geometry, LAST_LEVEL};
+use crate::memory_type::{MemoryType, Shareability};
+use crate::regime::{Regime, Scope, TlbiFeatures, by_address};
+use crate::table::PageTable;
+use crate::tlbi::Tlbi;
+
+/// A stage-1 table of the EL1&0 regime.
+pub type El1Stage1 = PageTable<El1Regime>;
+
+/// Which of the two ranges of virtual addresses a table translates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VirtualHalf {
+    /// From address 0 upwards, TTBR0_EL1.
+    Lower,
+    /// Up to the top of the 64-bit address space, TTBR1_EL1.
+    Upper,
+}
+
+/// What an EL1 stage-1 table is built for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct El1Config {
+    /// Bits of a virtual address, 32 to 48.
+    pub va_bits: u32,
+    /// Bits of an output address: 32, 36, 40, 42, 44 or 48. A CPU with more takes 48.
+    pub pa_bits: u32,
+    /// Which addresses it translates.
+    pub half: VirtualHalf,
+    /// Address space identifier; 8 bits, since every CPU has those.
+    pub asid: u8,
+    /// TLB features.
+    pub tlbi: TlbiFeatures,
+}
+
+impl El1Config {
+    /// The shape of the tree; its root is always one page.
+    ///
+    /// # Errors
+    /// [`TableError::BadConfiguration`] where a size is out of range.
+    pub const fn geometry(&self) -> Result<Geometry, TableError> {
+        let base = match self.half {
+            VirtualHalf::Lower => 0,
+            // Masked so that a size that is refused below cannot overflow the shift here.
+            VirtualHalf::Upper => !0 << (self.va_bits & 63),
+        };
+        Geometry::stage1(self.va_bits, self.pa_bits, base)
+    }
+}
+
+/// The value of TCR_EL1 (Arm ARM D19.2.158) for a table of each half: 4 KiB granules, walks inner shareable and
+/// write-back, the ASID from TTBR0_EL1. Walks for a half without a table are disabled. The output address size is the
+/// larger of the two.
+///
+/// # Errors
+/// [`TableError::BadConfiguration`] where a size is out of range or a configuration is given for the other half.
+pub fn tcr_el1(lower: Option<&El1Config>, upper: Option<&El1Config>) -> Result<u64, TableError> {
+    const EPD0: u64 = 1 << 7;
+    const EPD1: u64 = 1 << 23;
+    const TG1_4K: u64 = 2 << 30;
+    const IPS_SHIFT: u32 = 32;
+    const UPPER_SHIFT: u32 = 16;
+    // IRGN and ORGN write-back with allocation, SH inner; the same layout 16 bits higher for TTBR1_EL1.
+    const WALK: u64 = 1 << 8 | 1 << 10 | 3 << 12;
+    let mut value = TG1_4K;
+    let mut output_size = 0;
+    match lower {
+        Some(config) if config.half == VirtualHalf::Lower => {
+            let geometry = config.geometry()?;
+            value |= geometry.size_field() | WALK;
+            output_size = geometry.output_size_field();
+        }
+        Some(_) => return Err(TableError::BadConfiguration),
+        None => value |= EPD0,
+    }
+    match upper {
+        Some(config) if config.half == VirtualHalf::Upper => {
+            let geometry = config.geometry()?;
+            value |= (geometry.size_field() | WALK) << UPPER_SHIFT;
+            output_size = output_size.max(geometry.output_size_field());
+        }
+        Some(_) => return Err(TableError::BadConfiguration),
+        None => value |= EPD1,
+    }
+    Ok(value | output_size << IPS_SHIFT)
+}
+
+/// Attributes of an EL1 stage-1 leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct El1Attributes {
+    /// Memory type.
+    pub memory: MemoryType,
+    /// Shareability.
+    pub shareability: Shareability,
+    /// Stores are allowed (AP\[2\] clear). Loads by EL1 always are.
+    pub write: bool,
+    /// EL0 has the same access as EL1 (AP\[1\]).
+    pub user: bool,
+    /// EL1 may fetch instructions (PXN clear).
+    pub privileged_execute: bool,
+    /// EL0 may fetch instructions (UXN clear).
+    pub user_execute: bool,
+    /// The entry serves every ASID (nG clear).
+    pub global: bool,
+    /// AF: the first access does not fault.
+    pub access_flag: bool,
+    /// Bits 58:55, for software's use: 0 to 15.
+    pub software: u8,
+}
+
+impl El1Attributes {
+    /// The kernel's code: read-only, executable by EL1.
+    pub const fn code() -> Self {
+        Self { write: false, privileged_execute: true, ..Self::data() }
+    }
+
+    /// The kernel's constants: read-only, not executable.
+    pub const fn read_only() -> Self {
+        Self { write: false, ..Self::data() }
+    }
+
+    /// The kernel's data: writable, not executable.
+    pub const fn data() -> Self {
+        Self {
+            memory: MemoryType::Normal,
+            shareability: Shareability::Inner,
+            write: true,
+            user: false,
+            privileged_execute: false,
+            user_execute: false,
+            global: true,
+            access_flag: true,
+            software: 0,
+        }
+    }
+
+    /// Device-nGnRE registers, readable and writable by EL1.
+    pub const fn device() -> Self {
+        Self { memory: MemoryType::DeviceNgnre, shareability: Shareability::NonShareable, ..Self::data() }
+    }
+}
+
+/// The EL1&0 stage-1 regime of one ASID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct El1Regime {
+    config: El1Config,
+    geometry: Geometry,
+}
+
+impl Regime for El1Regime {
+    type Input = VirtAddr;
+    type Attributes = El1Attributes;
+
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn encode(&self, attributes: El1Attributes) -> Result<u64, TableError> {
+        let software = u64::from(attributes.software);
+        if software > bits::SOFTWARE_MASK {
+            return Err(TableError::BadAttributes);
+        }
+        Ok((attributes.memory as u64) << bits::ATTR_INDX_SHIFT
+            | if attributes.user { AP_1 } else { 0 }
+            | if attributes.write { 0 } else { AP_2 }
+            | (attributes.shareability as u64) << bits::SH_SHIFT
+            | if attributes.access_flag { AF } else { 0 }
+            | if attributes.global { 0 } else { NG }
+            | if attributes.privileged_execute { 0 } else { PXN }
+            | if attributes.user_execute { 0 } else { UXN }
+            | software << bits::SOFTWARE_SHIFT)
+    }
+
+    fn decode(&self, descriptor: u64) -> Option<El1Attributes> {
+        Some(El1Attributes {
+            memory: MemoryType::from_index(descriptor >> bits::ATTR_INDX_SHIFT & bits::ATTR_INDX_MASK)?,
+            shareability: Shareability::from_field(descriptor >> bits::SH_SHIFT & bits::SH_MASK)?,
+            write: descriptor & AP_2 == 0,
+            user: descriptor & AP_1 != 0,
+            privileged_execute: descriptor & PXN == 0,
+            user_execute: descriptor & UXN == 0,
+            global: descriptor & NG == 0,
+            access_flag: descriptor & AF != 0,
+            software: (descriptor >> bits::SOFTWARE_SHIFT & bits::SOFTWARE_MASK) as u8,
+        })
+    }
+
+    fn live_bits(&self) -> u64 {
+        AP_1 | AP_2 | AF | DBM | PXN | UXN | bits::SOFTWARE_MASK << bits::SOFTWARE_SHIFT
+    }
+
+    fn is_executable(&self, descriptor: u64) -> bool {
+        descriptor & (PXN | UXN) != PXN | UXN
+    }
+
+    fn bypasses_caches(&self, descriptor: u64) -> bool {
+        // The only Normal type of MAIR_VALUE is write-back, and device memory is not cached anywhere.
+        let _ = descriptor;
+        false
+    }
+
+    fn invalidate<M: Maintenance + ?Sized>(&self, maintenance: &M, _root: PhysAddr, scope: Scope) {
+        maintenance.dsb(DsbKind::Ishst);
+        let asid = u16::from(self.config.asid);
+        let last_level = matches!(scope, Scope::Leaf { level: LAST_LEVEL, .. });
+        let done = by_address(
+            scope,
+            self.config.tlbi,
+            |input, level| {
+                let address = VirtAddr::new(input);
+                maintenance.tlbi(if last_level {
+                    Tlbi::Vale1Is { address, asid, level }
+                } else {
+                    Tlbi::Vae1Is { address, asid, level }
+                });
+            },
+            |input, pages, level| {
+                maintenance.tlbi(Tlbi::Rvae1Is { address: VirtAddr::new(input), asid, pages, level });
+            },
+        );
+        if !done {
+            maintenance.tlbi(Tlbi::Vmalle1Is);
+        }
+        maintenance.dsb(DsbKind::Ish);
+        maintenance.isb();
+    }
+
+    fn publish<M: Maintenance + ?Sized>(&self, maintenance: &M) {
+        maintenance.dsb(DsbKind::Ishst);
+        maintenance.isb();
+    }
+}
+
+impl El1Stage1 {
+    /// An EL1 stage-1 table over `root`, one zeroed page.
+    ///
+    /// # Errors
+    /// [`TableError::BadConfiguration`] where a size is out of range, or the root is misaligned or beyond the output
+    /// address size.
+    pub fn new(root: PhysAddr, config: El1Config) -> Result<Self, TableError> {
+        Self::over(root, El1Regime { config, geometry: config.geometry()? })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &El1Config {
+        &self.regime().config
+    }
+
+    /// The value of TTBR0_EL1 or TTBR1_EL1 that selects this table: ASID in bits 63:48.
+    pub fn ttbr_el1(&self) -> u64 {
+        u64::from(self.regime().config.asid) << 48 | self.root().raw()
+    }
+}

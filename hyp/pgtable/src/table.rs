@@ -1,0 +1,393 @@
+//! A translation table and what can be done with it.
+
+use core::ops::ControlFlow;
+
+use abi::{PAGE_SIZE, PhysAddr, PhysRange};
+
+use crate::change::{Action, Plan};
+use crate::commit::{Commit, Pass, Release, free_tables};
+use crate::descriptor::{Annotation, Descriptor, Kind, Leaf, address, kind, unlinked};
+use crate::environment::{Environment, TableFrames};
+use crate::error::TableError;
+use crate::geometry::{ENTRIES, Geometry, entry_size};
+use crate::regime::{InputAddress, Regime, Scope};
+use crate::reserve::Reserve;
+use crate::stage2::Stage2Regime;
+use crate::walker::{Entry, Step, Visitor, slot, walk};
+
+/// How a mapping is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MapOptions {
+    /// Use 4 KiB pages even where a block would fit.
+    pub force_pages: bool,
+    /// Map over annotations, which are lost; otherwise they are an error.
+    pub replace_annotations: bool,
+    /// Clean and invalidate the memory to the point of coherency where the mapping may bypass the caches, and
+    /// invalidate the instruction cache where it is executable, before it can be reached.
+    pub synchronise_caches: bool,
+}
+
+/// A tree of translation tables of regime `R`. It holds only the root's address and the regime's parameters; frames are
+/// the environment's.
+///
+/// Ranges are in bytes, multiples of 4 KiB, not empty. A range that cuts through a block keeps the rest of the block as
+/// it was. Each operation does all maintenance that it makes necessary before it returns, on success as on failure.
+#[derive(Debug)]
+pub struct PageTable<R: Regime> {
+    root: PhysAddr,
+    regime: R,
+}
+
+impl<R: Regime> PageTable<R> {
+    pub(crate) fn over(root: PhysAddr, regime: R) -> Result<Self, TableError> {
+        let geometry = regime.geometry();
+        let end = root.checked_add(geometry.root_size()).ok_or(TableError::BadConfiguration)?;
+        if !root.is_aligned(geometry.root_size()) || end.raw() > 1 << geometry.output_bits() {
+            return Err(TableError::BadConfiguration);
+        }
+        Ok(Self { root, regime })
+    }
+
+    /// The address of the root.
+    pub const fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// The regime's parameters.
+    pub const fn regime(&self) -> &R {
+        &self.regime
+    }
+
+    /// The shape of the tree.
+    pub fn geometry(&self) -> &Geometry {
+        self.regime.geometry()
+    }
+
+    /// Maps `size` bytes from `input` to as many from `output`, with the largest leaves that fit. Where the same
+    /// mapping stands already, it is kept.
+    ///
+    /// # Errors
+    /// [`TableError::Exists`] where another mapping stands in the range, [`TableError::Annotated`] where an annotation
+    /// does and `options` do not allow to replace it; [`TableError::Misaligned`], [`TableError::BadRange`],
+    /// [`TableError::BadAttributes`], [`TableError::OutOfFrames`], [`TableError::Corrupt`].
+    pub fn map<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: R::Input,
+        output: PhysAddr,
+        size: u64,
+        attributes: R::Attributes,
+        options: MapOptions,
+    ) -> Result<(), TableError> {
+        self.map_range(environment, input, output, size, attributes, options, false)
+    }
+
+    /// As [`map`](Self::map), but a mapping that stands in the range is broken, flushed and replaced. While that goes
+    /// on, accesses to the range fault.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map), without [`TableError::Exists`].
+    pub fn remap<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: R::Input,
+        output: PhysAddr,
+        size: u64,
+        attributes: R::Attributes,
+        options: MapOptions,
+    ) -> Result<(), TableError> {
+        self.map_range(environment, input, output, size, attributes, options, true)
+    }
+
+    /// Leaves the range vacant: mappings and annotations go, tables that are empty then are freed, and no CPU can use
+    /// what was mapped when this returns. What is vacant already stays so.
+    ///
+    /// # Errors
+    /// [`TableError::OutOfFrames`] where a block had to be split; [`TableError::Misaligned`],
+    /// [`TableError::BadRange`], [`TableError::Corrupt`].
+    pub fn unmap<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: R::Input,
+        size: u64,
+    ) -> Result<(), TableError> {
+        self.invalidate_range(environment, input, size, 0)
+    }
+
+    /// Gives every page of the range these attributes; output addresses stay. A right that is taken away is gone on
+    /// all CPUs when this returns.
+    ///
+    /// # Errors
+    /// [`TableError::NotMapped`] where a page of the range has no mapping; [`TableError::OutOfFrames`] where a block
+    /// had to be split; [`TableError::Misaligned`], [`TableError::BadRange`], [`TableError::BadAttributes`],
+    /// [`TableError::Corrupt`].
+    pub fn protect<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: R::Input,
+        size: u64,
+        attributes: R::Attributes,
+    ) -> Result<(), TableError> {
+        let (start, end) = self.range(input, size)?;
+        let action = Action::Protect(self.regime.encode(attributes)?);
+        let mut commit = self.begin(environment, action, start, end)?;
+        let result = walk(&mut commit, self.regime.geometry(), self.root, start, end);
+        commit.finish();
+        result
+    }
+
+    /// The leaf that decides for `input`: a block or a page, or the invalid descriptor at which the walk ends, with the
+    /// range that it decides for. Any alignment.
+    ///
+    /// # Errors
+    /// [`TableError::BadRange`] where `input` is out of bounds; [`TableError::Corrupt`].
+    pub fn lookup<F: TableFrames + ?Sized>(&self, frames: &F, input: R::Input) -> Result<Leaf<R>, TableError> {
+        let geometry = self.regime.geometry();
+        let offset = geometry.offset(input.into_raw()).ok_or(TableError::BadRange)?;
+        let start = offset & !(PAGE_SIZE - 1);
+        let mut found = None;
+        let mut visitor = Leaves {
+            frames,
+            regime: &self.regime,
+            call: |leaf| {
+                found = Some(leaf);
+                ControlFlow::<()>::Continue(())
+            },
+            broken: None,
+        };
+        walk(&mut visitor, geometry, self.root, start, start + PAGE_SIZE)?;
+        found.ok_or(TableError::Corrupt)
+    }
+
+    /// Calls `visitor` for every leaf, valid or not, that decides for a page of the range, in ascending order; the
+    /// first and the last may reach beyond it. Stops early where the visitor breaks, with the value that it gave.
+    ///
+    /// # Errors
+    /// [`TableError::Misaligned`], [`TableError::BadRange`], [`TableError::Corrupt`].
+    pub fn visit<F: TableFrames + ?Sized, B>(
+        &self,
+        frames: &F,
+        input: R::Input,
+        size: u64,
+        visitor: impl FnMut(Leaf<R>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, TableError> {
+        let (start, end) = self.range(input, size)?;
+        let mut visitor = Leaves { frames, regime: &self.regime, call: visitor, broken: None };
+        walk(&mut visitor, self.regime.geometry(), self.root, start, end)?;
+        Ok(match visitor.broken {
+            Some(value) => ControlFlow::Break(value),
+            None => ControlFlow::Continue(()),
+        })
+    }
+
+    /// Calls `visitor` with the address of every table page of the tree below the root, children before parents.
+    ///
+    /// # Errors
+    /// [`TableError::Corrupt`].
+    pub fn visit_tables<F: TableFrames + ?Sized>(
+        &self,
+        frames: &F,
+        visitor: impl FnMut(PhysAddr),
+    ) -> Result<(), TableError> {
+        let geometry = self.regime.geometry();
+        walk(&mut Tables { frames, call: visitor }, geometry, self.root, 0, geometry.input_size())
+    }
+
+    /// Takes the whole tree down: everything is unlinked, flushed by the widest operation of the regime, and every
+    /// frame but the root's is freed. Returns the root's memory, which holds zeroes. No CPU runs on the table.
+    pub fn destroy<E: Environment + ?Sized>(self, environment: &mut E) -> PhysRange {
+        let geometry = self.regime.geometry();
+        let level = geometry.start_level();
+        let slots = || (0..u64::from(geometry.root_tables()) * ENTRIES).map(|index| slot(self.root, index));
+        for slot in slots() {
+            let raw = environment.read(slot);
+            match kind(raw, level) {
+                Kind::Vacant => {}
+                Kind::Table => environment.write(slot, unlinked(raw)),
+                Kind::Annotated | Kind::Leaf | Kind::Unlinked | Kind::Reserved => environment.write(slot, 0),
+            }
+        }
+        self.regime.invalidate(&*environment, self.root, Scope::All);
+        for slot in slots() {
+            let raw = environment.read(slot);
+            if raw != 0 {
+                environment.write(slot, 0);
+                free_tables(environment, address(raw), level + 1);
+            }
+        }
+        let end = PhysAddr::new(self.root.raw() + geometry.root_size());
+        PhysRange { start: self.root, end }
+    }
+
+    /// The offsets of a range of input addresses.
+    fn range(&self, input: R::Input, size: u64) -> Result<(u64, u64), TableError> {
+        let geometry = self.regime.geometry();
+        let raw = input.into_raw();
+        if (raw | size) & (PAGE_SIZE - 1) != 0 {
+            return Err(TableError::Misaligned);
+        }
+        let start = geometry.offset(raw).ok_or(TableError::BadRange)?;
+        let end = start.checked_add(size).ok_or(TableError::BadRange)?;
+        if size == 0 || end > geometry.input_size() {
+            return Err(TableError::BadRange);
+        }
+        Ok((start, end))
+    }
+
+    /// Checks that `action` may be done all over the range, and sets aside the frames that it takes.
+    fn begin<'a, E: Environment + ?Sized>(
+        &'a self,
+        environment: &'a mut E,
+        action: Action,
+        start: u64,
+        end: u64,
+    ) -> Result<Commit<'a, R, E>, TableError> {
+        let mut plan = Plan::new(&*environment, action);
+        walk(&mut plan, self.regime.geometry(), self.root, start, end)?;
+        let tables = plan.tables;
+        let reserve = Reserve::allocate(environment, tables)?;
+        Ok(Commit::new(environment, &self.regime, self.root, action, reserve))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "those of `map`, and which of its two forms it is")]
+    fn map_range<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: R::Input,
+        output: PhysAddr,
+        size: u64,
+        attributes: R::Attributes,
+        options: MapOptions,
+        replace_mappings: bool,
+    ) -> Result<(), TableError> {
+        let (start, end) = self.range(input, size)?;
+        if !output.is_aligned(PAGE_SIZE) {
+            return Err(TableError::Misaligned);
+        }
+        let outputs = PhysRange::from_size(output, size).ok_or(TableError::BadRange)?;
+        let geometry = self.regime.geometry();
+        if outputs.end.raw() > 1 << geometry.output_bits() {
+            return Err(TableError::BadRange);
+        }
+        let attributes = self.regime.encode(attributes)?;
+        let action = Action::Map {
+            delta: output.raw().wrapping_sub(start),
+            attributes,
+            force_pages: options.force_pages,
+            replace_annotations: options.replace_annotations,
+            replace_mappings,
+        };
+        let mut commit = self.begin(environment, action, start, end)?;
+        let mut result = Ok(());
+        if replace_mappings {
+            commit.set_pass(Pass::Break);
+            result = walk(&mut commit, geometry, self.root, start, end);
+            commit.settle();
+            commit.set_pass(Pass::Make);
+        }
+        if options.synchronise_caches {
+            if self.regime.bypasses_caches(attributes) {
+                commit.environment().clean_invalidate_to_poc(outputs);
+            }
+            if self.regime.is_executable(attributes) {
+                commit.environment().invalidate_instruction_cache(outputs);
+            }
+        }
+        if result.is_ok() {
+            result = walk(&mut commit, geometry, self.root, start, end);
+        }
+        commit.finish();
+        result
+    }
+
+    fn invalidate_range<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: R::Input,
+        size: u64,
+        value: u64,
+    ) -> Result<(), TableError> {
+        let (start, end) = self.range(input, size)?;
+        let geometry = self.regime.geometry();
+        let mut commit = self.begin(environment, Action::Invalidate(value), start, end)?;
+        let mut result = walk(&mut commit, geometry, self.root, start, end);
+        if commit.finish() {
+            result = result.and(walk(&mut Release { environment, value }, geometry, self.root, start, end));
+        }
+        result
+    }
+}
+
+/// Shows every leaf to a closure.
+struct Leaves<'a, R: Regime, F: ?Sized, C, B> {
+    frames: &'a F,
+    regime: &'a R,
+    call: C,
+    broken: Option<B>,
+}
+
+impl<R: Regime, F: TableFrames + ?Sized, B, C: FnMut(Leaf<R>) -> ControlFlow<B>> Visitor for Leaves<'_, R, F, C, B> {
+    type Frames = F;
+
+    fn frames(&self) -> &F {
+        self.frames
+    }
+
+    fn leaf(&mut self, entry: &Entry) -> Result<Step, TableError> {
+        let descriptor = Descriptor::decode(entry.raw, entry.level, |bits| self.regime.decode(bits));
+        let leaf = Leaf {
+            descriptor: descriptor.ok_or(TableError::Corrupt)?,
+            level: entry.level,
+            base: R::Input::from_raw(self.regime.geometry().input(entry.base)),
+            size: entry_size(entry.level),
+        };
+        Ok(match (self.call)(leaf) {
+            ControlFlow::Continue(()) => Step::Skip,
+            ControlFlow::Break(value) => {
+                self.broken = Some(value);
+                Step::Stop
+            }
+        })
+    }
+}
+
+/// Shows every table to a closure.
+struct Tables<'a, F: ?Sized, C> {
+    frames: &'a F,
+    call: C,
+}
+
+impl<F: TableFrames + ?Sized, C: FnMut(PhysAddr)> Visitor for Tables<'_, F, C> {
+    type Frames = F;
+
+    fn frames(&self) -> &F {
+        self.frames
+    }
+
+    fn leaf(&mut self, _entry: &Entry) -> Result<Step, TableError> {
+        Ok(Step::Skip)
+    }
+
+    fn table_after(&mut self, entry: &Entry) -> Result<Step, TableError> {
+        (self.call)(address(entry.raw));
+        Ok(Step::Skip)
+    }
+}
+
+impl PageTable<Stage2Regime> {
+    /// Leaves the range invalid, with `annotation` noted in every descriptor, or vacant where it is `None`; otherwise as
+    /// [`unmap`](Self::unmap). The largest descriptors that fit are used: a whole block's range takes one.
+    ///
+    /// # Errors
+    /// [`TableError::OutOfFrames`] where a block or a larger invalid range had to be split;
+    /// [`TableError::Misaligned`], [`TableError::BadRange`], [`TableError::Corrupt`].
+    pub fn annotate<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: abi::Ipa,
+        size: u64,
+        annotation: Option<Annotation>,
+    ) -> Result<(), TableError> {
+        self.invalidate_range(environment, input, size, annotation.map_or(0, Annotation::encode))
+    }
+}

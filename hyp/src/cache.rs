@@ -1,0 +1,73 @@
+//! Cache maintenance by address (Arm ARM D7.5.9). Addresses are EL2 virtual ones, which for the carve-out and donated
+//! pages equal the physical.
+
+use crate::barrier;
+use crate::system_register::mrs;
+use abi::PhysRange;
+
+/// Bytes of the smallest data cache line: 4 << CTR_EL0.DminLine.
+fn data_line_size() -> u64 {
+    4 << (mrs!("ctr_el0") >> 16 & 0xf)
+}
+
+fn for_each_line(range: PhysRange, line: u64, operation: impl Fn(u64)) {
+    let mut address = range.start.align_down(line).raw();
+    while address < range.end.raw() {
+        operation(address);
+        let Some(next) = address.checked_add(line) else { break };
+        address = next;
+    }
+}
+
+/// DC CIVAC over a range of EL2 virtual addresses, such as a fixmap slot, complete on return: what was written there is in
+/// memory, and no cache holds a copy.
+pub fn clean_and_invalidate_virtual(range: PhysRange) {
+    for_each_line(range, data_line_size(), |address| {
+        // SAFETY: cleaning and invalidating a line changes no value that a coherent observer sees.
+        unsafe { core::arch::asm!("dc civac, {}", in(reg) address, options(nostack, preserves_flags)) };
+    });
+    barrier::dsb_sy();
+}
+
+/// DC IVAC over the range, complete on return: drops stale lines over memory that was written with caches off.
+///
+/// # Safety
+/// No cache may hold the only copy of anything in the range.
+pub unsafe fn invalidate_to_poc(range: PhysRange) {
+    for_each_line(range, data_line_size(), |address| {
+        // SAFETY: the caller vouches that memory, not the cache, holds the truth.
+        unsafe { core::arch::asm!("dc ivac, {}", in(reg) address, options(nostack, preserves_flags)) };
+    });
+    barrier::dsb_sy();
+}
+
+/// IC IALLUIS: no CPU keeps an instruction from before.
+pub fn invalidate_all_instructions() {
+    // SAFETY: dropping instruction lines only makes them be fetched again.
+    unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
+    barrier::dsb_ish();
+}
+
+/// Bytes that DC ZVA zeroes, or `None` where DCZID_EL0.DZP forbids it.
+pub fn zero_block_size() -> Option<u64> {
+    let dczid = mrs!("dczid_el0");
+    (dczid & 1 << 4 == 0).then_some(4 << (dczid & 0xf))
+}
+
+/// Zeroes memory by DC ZVA where the CPU has it.
+///
+/// # Safety
+/// `range`, in EL2 virtual addresses and 4 KiB aligned at both ends, must be mapped as writable normal memory that no
+/// Rust reference covers.
+pub unsafe fn zero(range: PhysRange) {
+    match zero_block_size() {
+        Some(block) => for_each_line(range, block, |address| {
+            // SAFETY: the block lies in the range, since a block is at most 2 KiB and the range is page-aligned.
+            unsafe { core::arch::asm!("dc zva, {}", in(reg) address, options(nostack, preserves_flags)) };
+        }),
+        None => for_each_line(range, 8, |address| {
+            // SAFETY: an aligned doubleword of the range that the caller vouches for.
+            unsafe { (address as *mut u64).write_volatile(0) };
+        }),
+    }
+}

@@ -1,0 +1,93 @@
+//! Writes EL2's control registers, as `monitor::traps` computed them.
+
+use crate::barrier;
+use crate::system_register::msr;
+use monitor::features::CpuFeatures;
+use monitor::traps::{HostOnlyControls, TrapControls};
+
+/// Loads the controls of whoever runs next, without the barrier: an exception return follows, or the caller's ISB.
+///
+/// # Safety
+/// The values must come from `monitor::traps` for this CPU, and the stage 2 that they name must be that of whoever runs
+/// next at EL1.
+pub unsafe fn load(controls: &TrapControls, features: &CpuFeatures) {
+    // SAFETY: the caller's word: the values keep EL2 as it is and confine EL1 to the stage 2 named. Registers that an
+    // extension brings are written only where the CPU has it.
+    unsafe {
+        msr!("hcr_el2", controls.hcr_el2);
+        msr!("cptr_el2", controls.cptr_el2);
+        msr!("mdcr_el2", controls.mdcr_el2);
+        msr!("hstr_el2", controls.hstr_el2);
+        msr!("cnthctl_el2", controls.cnthctl_el2);
+        msr!("vpidr_el2", controls.vpidr_el2);
+        msr!("vmpidr_el2", controls.vmpidr_el2);
+        msr!("vtcr_el2", controls.vtcr_el2);
+        msr!("vttbr_el2", controls.vttbr_el2);
+        if features.hcx {
+            msr!("S3_4_C1_C2_2", controls.hcrx_el2);
+        }
+        if features.fgt {
+            msr!("S3_4_C1_C1_4", controls.hfgrtr_el2);
+            msr!("S3_4_C1_C1_5", controls.hfgwtr_el2);
+            msr!("S3_4_C1_C1_6", controls.hfgitr_el2);
+            msr!("S3_4_C3_C1_4", controls.hdfgrtr_el2);
+            msr!("S3_4_C3_C1_5", controls.hdfgwtr_el2);
+            if features.amu {
+                msr!("S3_4_C3_C1_6", controls.hafgrtr_el2);
+            }
+        }
+        if features.fgt2 {
+            msr!("S3_4_C3_C1_0", controls.hdfgrtr2_el2);
+            msr!("S3_4_C3_C1_1", controls.hdfgwtr2_el2);
+            msr!("S3_4_C3_C1_2", controls.hfgrtr2_el2);
+            msr!("S3_4_C3_C1_3", controls.hfgwtr2_el2);
+            msr!("S3_4_C3_C1_7", controls.hfgitr2_el2);
+        }
+        if features.gic_system_registers {
+            msr!("S3_4_C12_C9_5", controls.icc_sre_el2);
+            // ICH_HCR_EL2 may be reached only once ICC_SRE_EL2.SRE is in force.
+            barrier::isb();
+            msr!("ich_hcr_el2", controls.ich_hcr_el2);
+        }
+    }
+}
+
+/// Sets, once on each CPU, what belongs to the host alone, and what the host must not find at an unknown reset value.
+pub fn initialise_host_only(features: &CpuFeatures) {
+    let controls = HostOnlyControls::new(features);
+    // SAFETY: none of these registers affects EL2's own execution; each exists on this CPU.
+    unsafe {
+        msr!("cntvoff_el2", 0);
+        msr!("cnthp_ctl_el2", 0);
+        if features.vhe {
+            msr!("S3_4_C14_C3_1", 0); // CNTHV_CTL_EL2
+        }
+        if let Some(value) = controls.zcr_el2 {
+            barrier::isb();
+            msr!("S3_4_C1_C2_0", value);
+        }
+        if let Some(value) = controls.smcr_el2 {
+            barrier::isb();
+            msr!("S3_4_C1_C2_6", value);
+        }
+        if let Some(value) = controls.pmscr_el2 {
+            msr!("S3_4_C9_C9_0", value);
+        }
+        if let Some(value) = controls.brbcr_el2 {
+            msr!("S2_4_C9_C0_0", value);
+        }
+        if let Some(value) = controls.mpam2_el2 {
+            msr!("S3_4_C10_C5_0", value);
+        }
+        if let Some(value) = controls.mpamhcr_el2 {
+            msr!("S3_4_C10_C4_0", value);
+        }
+        if features.trf {
+            msr!("S3_4_C1_C2_1", 0); // TRFCR_EL2: EL2 is not traced
+        }
+        if features.ras {
+            msr!("S3_4_C12_C1_1", 0); // VDISR_EL2
+        }
+    }
+    barrier::isb();
+}

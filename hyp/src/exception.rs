@@ -1,0 +1,53 @@
+//! The host's exceptions to EL2.
+
+use crate::machine::{self, Machine};
+use crate::platform::El2Platform;
+use crate::system_register::{mrs, msr};
+use crate::firmware;
+use monitor::host_exit::HostAction;
+use monitor::inject::{Injection, Interrupted};
+use monitor::registers::HostRegisters;
+use monitor::syndrome::Exception;
+
+/// The kind of a synchronous exception in the vectors.
+const SYNCHRONOUS: u64 = 0;
+
+/// From the vectors: the host came to EL2. Returns to where `frame` says.
+pub extern "C" fn host_exception(frame: &mut HostRegisters, kind: u64) {
+    let exception = Exception { esr: mrs!("esr_el2"), far: mrs!("far_el2"), hpfar: mrs!("hpfar_el2") };
+    let Some(machine) = machine::get() else { firmware::halt() };
+    if kind != SYNCHRONOUS {
+        // The host's interrupts and SErrors go to EL1; HCR_EL2 routes none here.
+        log::warn!("asynchronous exception {kind} of the host at {:#x}: ignored", frame.elr);
+        return;
+    }
+    match machine.monitor.host_exit(&mut El2Platform, frame, &exception) {
+        HostAction::Resume => {}
+        HostAction::Inject(injection) => {
+            log::debug!("host: {exception} at {:#x}: injected at EL1", frame.elr);
+            inject(machine, frame, &injection);
+        }
+    }
+}
+
+/// Makes the host take an exception at EL1 when it goes on.
+fn inject(machine: &Machine, frame: &mut HostRegisters, injection: &Injection) {
+    let taken = injection.take(&Interrupted {
+        pc: frame.elr,
+        pstate: frame.spsr,
+        vbar_el1: mrs!("vbar_el1"),
+        sctlr_el1: mrs!("sctlr_el1"),
+        features: machine.features.exception_features(),
+    });
+    frame.elr = taken.pc;
+    frame.spsr = taken.pstate;
+    // SAFETY: EL1's own exception registers, as the CPU would have written them.
+    unsafe {
+        msr!("elr_el1", taken.elr_el1);
+        msr!("spsr_el1", taken.spsr_el1);
+        msr!("esr_el1", taken.esr_el1);
+        if let Some(far) = taken.far_el1 {
+            msr!("far_el1", far);
+        }
+    }
+}

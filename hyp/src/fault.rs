@@ -1,0 +1,83 @@
+//! Faults of EL2 itself: say all there is to say, and stop the machine. No such fault is resumed.
+
+use crate::system_register::mrs;
+use crate::{console, cpu_data, firmware, layout};
+use core::sync::atomic::Ordering;
+use monitor::registers::HostRegisters;
+use monitor::syndrome::Syndrome;
+
+unsafe extern "C" {
+    /// In `entry.S`: the first byte of the image.
+    static hyp_entry: u8;
+}
+
+/// Where the vector table was entered, by its offset in steps of 0x80 (Arm ARM D1.4.1).
+const VECTOR_NAMES: [&str; 8] = [
+    "synchronous, SP_EL0",
+    "IRQ, SP_EL0",
+    "FIQ, SP_EL0",
+    "SError, SP_EL0",
+    "synchronous",
+    "IRQ",
+    "FIQ",
+    "SError",
+];
+
+/// From the vectors: an exception that EL2 took from EL2. `stack_pointer` is SP_EL2 as it was.
+pub extern "C" fn el2_fault(frame: &HostRegisters, stack_pointer: u64, kind: u64) -> ! {
+    if let Some(data) = cpu_data::try_current() {
+        if data.faulting.swap(true, Ordering::Relaxed) {
+            firmware::halt();
+        }
+    }
+    let esr = mrs!("esr_el2");
+    let far = mrs!("far_el2");
+    let vector = usize::try_from(kind).ok().and_then(|kind| VECTOR_NAMES.get(kind)).copied().unwrap_or("unknown");
+    let heading = if in_stack_guard(far) { "stack overflow" } else { "EL2 fault" };
+
+    let cpu = cpu_data::index();
+    console::write_regardless(format_args!("\nhyp[{cpu}]: {heading} ({vector})\n"));
+    console::write_regardless(format_args!("  ESR_EL2  {esr:#018x}  {}\n", Syndrome(esr)));
+    console::write_regardless(format_args!(
+        "  FAR_EL2  {far:#018x}  HPFAR_EL2 {:#018x}\n",
+        mrs!("hpfar_el2")
+    ));
+    console::write_regardless(format_args!(
+        "  ELR_EL2  {:#018x}  image + {:#x}\n  SPSR_EL2 {:#018x}  SP {stack_pointer:#018x}\n",
+        frame.elr,
+        frame.elr.wrapping_sub((&raw const hyp_entry) as u64),
+        frame.spsr
+    ));
+    for (row, values) in frame.x.chunks(4).enumerate() {
+        for (column, value) in values.iter().enumerate() {
+            console::write_regardless(format_args!("  x{:<2} {value:016x}", row.wrapping_mul(4).wrapping_add(column)));
+        }
+        console::write_regardless(format_args!("\n"));
+    }
+    stop()
+}
+
+/// True where a fault address lies in a guard page of this CPU's private range.
+fn in_stack_guard(far: u64) -> bool {
+    match far.checked_sub(cpu_data::private_base()) {
+        Some(offset) => offset < layout::STACK_BOTTOM,
+        None => false,
+    }
+}
+
+/// The end of hyp: the machine is powered off, since nothing that it protects may run on without it.
+fn stop() -> ! {
+    console::write_regardless(format_args!("hyp[{}]: stopped\n", cpu_data::index()));
+    firmware::power_off()
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    if let Some(data) = cpu_data::try_current() {
+        if data.faulting.swap(true, Ordering::Relaxed) {
+            firmware::halt();
+        }
+    }
+    console::write_regardless(format_args!("\nhyp[{}]: panic: {info}\n", cpu_data::index()));
+    stop()
+}

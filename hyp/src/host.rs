@@ -1,0 +1,35 @@
+//! The first entry to the host on each CPU.
+
+use crate::machine::Machine;
+use crate::system_register::msr;
+use crate::{barrier, controls, cpu_data, layout};
+use abi::PAGE_SIZE;
+use monitor::cpu_power::BootRequest;
+use monitor::registers::{HostRegisters, PSTATE_DAIF, PSTATE_EL1H, SCTLR_EL1_RESET};
+
+unsafe extern "C" {
+    /// In `vectors.S`.
+    fn start_host(frame: *const HostRegisters, stack_top: u64) -> !;
+}
+
+/// Enters the host at EL1 as a CPU comes out of reset: interrupts masked, MMU off, `request.context` in x0.
+pub fn start(machine: &Machine, request: BootRequest) -> ! {
+    let cpu = cpu_data::index();
+    controls::initialise_host_only(&machine.features);
+    let stack_top = layout::cpu_base(cpu).raw().wrapping_add(layout::STACK_TOP);
+    let mut frame = HostRegisters { elr: request.entry, spsr: PSTATE_EL1H | PSTATE_DAIF, ..HostRegisters::new() };
+    frame.set_x(0, request.context);
+    // SAFETY: the controls name the host's stage 2, and everything above SCTLR_EL1 is EL1's own state in its reset
+    // value. `start_host` gives up this stack and does not come back.
+    unsafe {
+        controls::load(&machine.host_controls(), &machine.features);
+        msr!("sctlr_el1", SCTLR_EL1_RESET);
+        msr!("cntkctl_el1", 0);
+        msr!("cntv_ctl_el0", 0);
+        msr!("cntp_ctl_el0", 0);
+        barrier::isb();
+        start_host(&frame, stack_top)
+    }
+}
+
+const _: () = assert!(size_of::<HostRegisters>() as u64 <= PAGE_SIZE / 4);

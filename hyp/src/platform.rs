@@ -1,0 +1,139 @@
+//! What the monitor asks of the machine, on the calling CPU.
+
+use crate::environment::{El2Environment, POOL};
+use crate::frame_pool::FramePool;
+use crate::{cache, cpu_data, firmware, fixmap, guest_switch};
+use abi::run::RunPage;
+use abi::{Pfn, PhysAddr, PhysRange};
+use core::ptr::NonNull;
+use monitor::object::ObjectMemory;
+use monitor::platform::{CpuIndex, GuestTrap, Platform, RunExit};
+use monitor::registers::VcpuContext;
+use ownership::Wipe;
+use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
+
+unsafe extern "C" {
+    /// In `entry.S`.
+    static secondary_entry: u8;
+}
+
+/// The calling CPU, for the handling of one exception.
+pub struct El2Platform;
+
+impl TableFrames for El2Platform {
+    fn allocate(&mut self) -> Option<PhysAddr> {
+        El2Environment.allocate()
+    }
+
+    fn free(&mut self, frame: PhysAddr) {
+        El2Environment.free(frame);
+    }
+
+    fn read(&self, descriptor: PhysAddr) -> u64 {
+        El2Environment.read(descriptor)
+    }
+
+    fn write(&self, descriptor: PhysAddr, value: u64) {
+        El2Environment.write(descriptor, value);
+    }
+
+    fn compare_exchange(&self, descriptor: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
+        El2Environment.compare_exchange(descriptor, current, new)
+    }
+}
+
+impl Maintenance for El2Platform {
+    fn dsb(&self, kind: DsbKind) {
+        El2Environment.dsb(kind);
+    }
+
+    fn isb(&self) {
+        El2Environment.isb();
+    }
+
+    fn tlbi(&self, operation: Tlbi) {
+        El2Environment.tlbi(operation);
+    }
+
+    fn load_vttbr(&self, vttbr: u64) -> u64 {
+        El2Environment.load_vttbr(vttbr)
+    }
+
+    fn clean_invalidate_to_poc(&self, range: PhysRange) {
+        El2Environment.clean_invalidate_to_poc(range);
+    }
+
+    fn invalidate_instruction_cache(&self, range: PhysRange) {
+        El2Environment.invalidate_instruction_cache(range);
+    }
+}
+
+impl Wipe for El2Platform {
+    fn wipe(&mut self, page: Pfn) {
+        wipe(page);
+    }
+}
+
+impl Wipe for El2Environment {
+    fn wipe(&mut self, page: Pfn) {
+        wipe(page);
+    }
+}
+
+/// Zeroes a page through the fixmap and cleans it to the point of coherency.
+fn wipe(page: Pfn) {
+    let Some(address) = page.checked_address() else { return };
+    fixmap::with_page(address, |address| {
+        let range = fixmap::page_at(address);
+        // SAFETY: the fixmap maps the whole page writable for as long as this runs, and no reference leads there.
+        unsafe { cache::zero(range) };
+        cache::clean_and_invalidate_virtual(range);
+    });
+}
+
+/// The EL2 address of a page that hyp maps at its physical address.
+fn mapped(page: Pfn) -> NonNull<u8> {
+    let address = page.checked_address().map_or(0, PhysAddr::raw);
+    NonNull::new(address as *mut u8).unwrap_or(NonNull::dangling())
+}
+
+// SAFETY: hyp's stage 1 maps its pages at their physical address for as long as they are hyp's, on all CPUs.
+unsafe impl ObjectMemory for El2Platform {
+    fn object_memory(&self, first: Pfn, _count: u64) -> NonNull<u8> {
+        mapped(first)
+    }
+}
+
+impl Platform for El2Platform {
+    fn cpu(&self) -> CpuIndex {
+        CpuIndex(cpu_data::index())
+    }
+
+    fn firmware_call(&mut self, function: u32, arguments: [u64; 3]) -> [u64; 4] {
+        firmware::call(function, arguments)
+    }
+
+    fn firmware_entry(&self, cpu: CpuIndex) -> (PhysAddr, u64) {
+        (PhysAddr::new((&raw const secondary_entry) as u64), cpu.0 as u64)
+    }
+
+    fn enter_guest(&mut self, context: &mut VcpuContext) -> GuestTrap {
+        guest_switch::enter(context)
+    }
+
+    fn read_run_data(&mut self, page: Pfn) -> u64 {
+        let run_page = mapped(page).cast::<RunPage>().as_ptr();
+        // SAFETY: a pinned run page is mapped at EL2. The host may write to it meanwhile, hence the volatile read.
+        unsafe { (&raw const (*run_page).data).read_volatile() }
+    }
+
+    fn write_run_exit(&mut self, page: Pfn, exit: &RunExit) {
+        let place = mapped(page).cast::<RunExit>();
+        // SAFETY: as for the read; a `RunExit` is the beginning of a run page.
+        unsafe { place.write_volatile(*exit) }
+    }
+
+    fn free_frames(&self) -> u64 {
+        POOL.lock().as_ref().map_or(0, FramePool::free_frames)
+    }
+}

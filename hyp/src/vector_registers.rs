@@ -1,0 +1,111 @@
+//! FP/SIMD and SVE registers of host and guests. The host's go to a per-CPU area while a guest that uses FP is in.
+
+use crate::system_register::{mrs, msr};
+use crate::{cpu_data, layout};
+use abi::carve_out::CPU_DATA_PAGES;
+use abi::PAGE_SIZE;
+use monitor::features::CpuFeatures;
+use monitor::registers::FpRegisters;
+
+unsafe extern "C" {
+    fn save_v_registers(area: *mut u8);
+    fn load_v_registers(area: *const u8);
+    fn save_sve_registers(area: *mut u8, with_ffr: u64);
+    fn load_sve_registers(area: *const u8, with_ffr: u64);
+}
+
+/// Where FPCR, FPSR and FPMR lie in a CPU's area, behind the largest register file.
+const CONTROL_OFFSET: usize = 9 * 1024;
+/// Bytes of z0-z31, p0-p15 and FFR at the architecture's longest vector.
+const SVE_SIZE: usize = 32 * 256 + 17 * 32;
+
+const _: () = assert!(SVE_SIZE <= CONTROL_OFFSET);
+const _: () = assert!(layout::VECTOR_REGISTERS as usize + CONTROL_OFFSET + 24 <= (CPU_DATA_PAGES * PAGE_SIZE) as usize);
+
+/// This CPU's area.
+fn area() -> *mut u8 {
+    (cpu_data::private_base().wrapping_add(layout::CPU_DATA).wrapping_add(layout::VECTOR_REGISTERS)) as *mut u8
+}
+
+/// What of the host's vector state was put away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum HostVectors {
+    /// Nothing: the guest does not use FP, and the registers in the CPU are the host's.
+    InPlace,
+    /// v0 to v31.
+    Simd,
+    /// z0 to z31, p0 to p15, FFR.
+    Sve,
+    /// The same of streaming mode (SVCR.SM, FEAT_SME), which the guest is not to run in.
+    Streaming,
+}
+
+/// SVCR.SM: streaming mode.
+const SVCR_SM: u64 = 1 << 0;
+
+/// Puts the host's registers away as far as the guest needs it, and loads those of a guest that uses FP. CPTR_EL2 must be
+/// the host's, which traps none of this.
+pub fn swap_in(features: &CpuFeatures, guest: Option<&FpRegisters>) -> HostVectors {
+    let svcr = if features.sme { mrs!("S3_3_C4_C2_2") } else { 0 };
+    let kind = match (svcr & SVCR_SM != 0, guest, features.sve) {
+        (true, _, _) => HostVectors::Streaming,
+        (false, None, _) => HostVectors::InPlace,
+        (false, Some(_), true) => HostVectors::Sve,
+        (false, Some(_), false) => HostVectors::Simd,
+    };
+    if kind == HostVectors::InPlace {
+        return kind;
+    }
+    let area = area();
+    // SAFETY: the area is this CPU's, large enough by the assertions above, and interrupts are masked. The CPU has what
+    // is used: FP always, SVE and SME where the features say so, FFR in streaming mode only with FEAT_SME_FA64.
+    // `FpRegisters::v` has the layout that `load_v_registers` reads.
+    unsafe {
+        match kind {
+            HostVectors::Streaming => save_sve_registers(area, features.sme_fa64.into()),
+            HostVectors::Sve => save_sve_registers(area, 1),
+            HostVectors::Simd | HostVectors::InPlace => save_v_registers(area),
+        }
+        let fpmr = if features.fpmr { mrs!("S3_3_C4_C4_2") } else { 0 };
+        area.add(CONTROL_OFFSET).cast::<[u64; 3]>().write([mrs!("S3_3_C4_C4_0"), mrs!("S3_3_C4_C4_1"), fpmr]);
+        if kind == HostVectors::Streaming {
+            msr!("S3_3_C4_C2_2", svcr & !SVCR_SM);
+        }
+        if let Some(guest) = guest {
+            load_v_registers(guest.v.as_ptr().cast());
+            msr!("S3_3_C4_C4_0", guest.fpcr);
+            msr!("S3_3_C4_C4_1", guest.fpsr);
+        }
+    }
+    kind
+}
+
+/// Takes out the registers of a guest that uses FP, and loads the host's again. CPTR_EL2 must be the host's.
+pub fn swap_out(features: &CpuFeatures, host: HostVectors, guest: Option<&mut FpRegisters>) {
+    if host == HostVectors::InPlace {
+        return;
+    }
+    let area = area();
+    // SAFETY: as in `swap_in`, which filled the area in the way that `host` says.
+    unsafe {
+        if let Some(guest) = guest {
+            save_v_registers(guest.v.as_mut_ptr().cast());
+            guest.fpcr = mrs!("S3_3_C4_C4_0");
+            guest.fpsr = mrs!("S3_3_C4_C4_1");
+        }
+        match host {
+            HostVectors::Streaming => {
+                msr!("S3_3_C4_C2_2", mrs!("S3_3_C4_C2_2") | SVCR_SM);
+                load_sve_registers(area, features.sme_fa64.into());
+            }
+            HostVectors::Sve => load_sve_registers(area, 1),
+            HostVectors::Simd | HostVectors::InPlace => load_v_registers(area),
+        }
+        let [fpcr, fpsr, fpmr] = area.add(CONTROL_OFFSET).cast::<[u64; 3]>().read();
+        msr!("S3_3_C4_C4_0", fpcr);
+        msr!("S3_3_C4_C4_1", fpsr);
+        if features.fpmr {
+            msr!("S3_3_C4_C4_2", fpmr);
+        }
+    }
+}
