@@ -1,1 +1,14 @@
+//! What the host knows about building a guest, free of hardware: where things lie in a guest's address space, how its
+//! kernel image and device tree look, which page backs which frame, and the devices that its MMIO exits reach.
 #![no_std]
+
+extern crate alloc;
+
+pub mod device_tree;
+pub mod image;
+pub mod layout;
+pub mod line;
+pub mod memory;
+pub mod mmio;
+pub mod pl011;
+pub mod ranges;

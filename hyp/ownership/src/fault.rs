@@ -4,8 +4,8 @@ use crate::environment::Environment;
 use crate::ownership::{Ownership, host_ipa};
 use abi::{Ipa, PhysAddr, PhysRange};
 use pgtable::geometry::{LAST_LEVEL, entry_size};
-use pgtable::{Leaf, MapOptions, Stage2Attributes, Stage2Execute};
 use pgtable::stage2::Stage2Regime;
+use pgtable::{Leaf, MapOptions, Stage2Attributes, Stage2Execute};
 
 /// What a faulting access wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -66,11 +66,7 @@ impl Ownership {
 
 /// The largest block around `address` that the vacant `leaf` has room for and that `fits`. A page always fits, if
 /// its whole extent is of one kind.
-fn largest_block(
-    leaf: &Leaf<Stage2Regime>,
-    address: PhysAddr,
-    fits: impl Fn(&PhysRange) -> bool,
-) -> Option<PhysRange> {
+fn largest_block(leaf: &Leaf<Stage2Regime>, address: PhysAddr, fits: impl Fn(&PhysRange) -> bool) -> Option<PhysRange> {
     (1..=LAST_LEVEL)
         .map(entry_size)
         .filter(|size| *size <= leaf.size)

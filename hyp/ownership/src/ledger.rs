@@ -87,11 +87,7 @@ impl Ledger {
     /// Opens the ledger of a machine whose RAM is `memory` (sorted, disjoint, page aligned; banks that touch count as
     /// one), with `storage` for the entries: zeroed, one word a page. The pages of `carve_out` become hyp's. Then every
     /// entry is read back, which proves that every other page is the host's.
-    pub fn new(
-        memory: &[PhysRange],
-        storage: &'static mut [u64],
-        carve_out: PhysRange,
-    ) -> Result<Self, LedgerError> {
+    pub fn new(memory: &[PhysRange], storage: &'static mut [u64], carve_out: PhysRange) -> Result<Self, LedgerError> {
         let nothing = PhysRange { start: PhysAddr::new(0), end: PhysAddr::new(0) };
         let mut banks = [Bank { range: nothing, first_entry: 0 }; MAX_MEMORY_BANKS];
         let bank_count = lay_out(memory, &mut banks)?;
@@ -331,7 +327,8 @@ mod tests {
 
     #[test]
     fn holes_ends_and_wrapping_ranges_hold_no_pages() {
-        let memory = [range(0x4000_0000, 0x4020_0000), range(0x4020_0000, 0x4040_0000), range(0x8000_0000, 0x8010_0000)];
+        let memory =
+            [range(0x4000_0000, 0x4020_0000), range(0x4020_0000, 0x4040_0000), range(0x8000_0000, 0x8010_0000)];
         let ledger = Ledger::new(&memory, storage(0x500), CARVE_OUT).unwrap();
         assert!(ledger.pages(page(0x4000_0000), 0x400).is_some(), "banks that touch are one");
         for (first, count) in [

@@ -1,7 +1,7 @@
 //! Who holds each page of memory: the ledger, the checked transitions, and their executable specification.
 //!
 //! A page of RAM has exactly one owner: the host, hyp, or a protected guest. The owner may let others borrow it. The
-//! [`Ledger`](ledger::Ledger) records both; the host's stage 2, hyp's stage 1 and each guest's stage 2 grant no more
+//! [`Ledger`] records both; the host's stage 2, hyp's stage 1 and each guest's stage 2 grant no more
 //! than it says. [`Ownership`] holds them all and has a method for every change of hands, each of which is done on a
 //! whole range or not at all, in two steps: a check, which takes the locks, refuses or returns a proof; and a commit,
 //! which consumes the proof and cannot fail.

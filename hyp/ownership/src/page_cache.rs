@@ -120,3 +120,52 @@ macro_rules! forward_to_environment {
 pub(crate) use forward_to_environment;
 
 forward_to_environment!(CachedFrames);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    /// Memory without tables.
+    #[derive(Default)]
+    struct Words(RefCell<BTreeMap<u64, u64>>);
+
+    impl TableFrames for Words {
+        fn allocate(&mut self) -> Option<PhysAddr> {
+            None
+        }
+
+        fn free(&mut self, frame: PhysAddr) {
+            unreachable!("{frame} is freed");
+        }
+
+        fn read(&self, descriptor: PhysAddr) -> u64 {
+            self.0.borrow().get(&descriptor.raw()).copied().unwrap_or(u64::MAX)
+        }
+
+        fn write(&self, descriptor: PhysAddr, value: u64) {
+            self.0.borrow_mut().insert(descriptor.raw(), value);
+        }
+
+        fn compare_exchange(&self, descriptor: PhysAddr, _current: u64, _new: u64) -> Result<u64, u64> {
+            unreachable!("{descriptor} is exchanged");
+        }
+    }
+
+    #[test]
+    fn every_page_comes_out_once_even_the_one_at_address_zero() {
+        let words = Words::default();
+        let mut cache = PageCache::new();
+        let pages = [0x4000_0000, 0, 0x8000_1000, 0xffff_ffff_f000].map(PhysAddr::new);
+        for page in pages {
+            cache.push(&words, page);
+        }
+        assert_eq!(cache.count(), 4);
+        for page in pages.iter().rev() {
+            assert_eq!(cache.pop(&words), Some(*page));
+        }
+        assert_eq!(cache.pop(&words), None);
+        assert_eq!(cache.count(), 0);
+    }
+}

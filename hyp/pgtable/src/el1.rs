@@ -258,3 +258,74 @@ impl El1Stage1 {
         u64::from(self.regime().config.asid) << 48 | self.root().raw()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(half: VirtualHalf, va_bits: u32) -> El1Config {
+        El1Config { va_bits, pa_bits: 48, half, asid: 0x12, tlbi: TlbiFeatures::default() }
+    }
+
+    fn regime() -> El1Regime {
+        let config = config(VirtualHalf::Lower, 48);
+        El1Regime { config, geometry: config.geometry().unwrap() }
+    }
+
+    #[test]
+    fn tcr_el1_holds_the_values_worked_out_by_hand() {
+        let lower = config(VirtualHalf::Lower, 48);
+        let upper = config(VirtualHalf::Upper, 39);
+        // T0SZ 16, T1SZ 25, walks write-back and inner shareable on both sides, TG1 2, IPS 5.
+        assert_eq!(tcr_el1(Some(&lower), Some(&upper)), Ok(0x5_b519_3510));
+        assert_eq!(tcr_el1(Some(&lower), None), Ok(0x5_8080_3510));
+        assert_eq!(tcr_el1(None, Some(&upper)), Ok(0x5_b519_0080));
+        assert_eq!(tcr_el1(Some(&upper), None), Err(TableError::BadConfiguration));
+        assert_eq!(tcr_el1(None, Some(&lower)), Err(TableError::BadConfiguration));
+        assert_eq!(tcr_el1(Some(&config(VirtualHalf::Lower, 70)), None), Err(TableError::BadConfiguration));
+        assert_eq!(config(VirtualHalf::Upper, 64).geometry(), Err(TableError::BadConfiguration));
+    }
+
+    #[test]
+    fn ttbr_el1_holds_asid_and_root() {
+        let table = El1Stage1::new(PhysAddr::new(0x4000_1000), config(VirtualHalf::Lower, 48)).unwrap();
+        assert_eq!(table.ttbr_el1(), 0x0012_0000_4000_1000);
+    }
+
+    #[test]
+    fn attributes_have_the_bits_worked_out_by_hand() {
+        let regime = regime();
+        assert_eq!(regime.encode(El1Attributes::data()), Ok(0x0060_0000_0000_0700));
+        assert_eq!(regime.encode(El1Attributes::read_only()), Ok(0x0060_0000_0000_0780));
+        assert_eq!(regime.encode(El1Attributes::code()), Ok(0x0040_0000_0000_0780));
+        assert_eq!(regime.encode(El1Attributes::device()), Ok(0x0060_0000_0000_0404));
+        let user = El1Attributes { user: true, global: false, user_execute: true, ..El1Attributes::data() };
+        assert_eq!(regime.encode(user), Ok(0x0020_0000_0000_0f40));
+    }
+
+    #[test]
+    fn attributes_survive_the_round_trip() {
+        let regime = regime();
+        for memory in [MemoryType::Normal, MemoryType::DeviceNgnre, MemoryType::DeviceNgnrne] {
+            for shareability in [Shareability::NonShareable, Shareability::Outer, Shareability::Inner] {
+                for flags in 0..1024u16 {
+                    let attributes = El1Attributes {
+                        memory,
+                        shareability,
+                        write: flags & 1 != 0,
+                        user: flags & 2 != 0,
+                        privileged_execute: flags & 4 != 0,
+                        user_execute: flags & 8 != 0,
+                        global: flags & 16 != 0,
+                        access_flag: flags & 32 != 0,
+                        software: (flags >> 6) as u8,
+                    };
+                    let bits = regime.encode(attributes).unwrap();
+                    assert_eq!(regime.decode(bits), Some(attributes));
+                    let executable = attributes.privileged_execute || attributes.user_execute;
+                    assert_eq!(regime.is_executable(bits), executable);
+                }
+            }
+        }
+    }
+}

@@ -211,3 +211,56 @@ impl El2Stage1 {
         self.root().raw()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(va_bits: u32, pa_bits: u32) -> El2Config {
+        El2Config { va_bits, pa_bits, tlbi: TlbiFeatures::default() }
+    }
+
+    #[test]
+    fn tcr_el2_holds_the_values_worked_out_by_hand() {
+        // T0SZ | IRGN0 1 << 8 | ORGN0 1 << 10 | SH0 3 << 12 | PS << 16 | 1 << 23 | 1 << 31.
+        assert_eq!(config(48, 48).tcr_el2(), Ok(0x8085_3510));
+        assert_eq!(config(39, 40).tcr_el2(), Ok(0x8082_3519));
+        assert_eq!(config(32, 32).tcr_el2(), Ok(0x8080_3520));
+        assert_eq!(config(49, 48).tcr_el2(), Err(TableError::BadConfiguration));
+        let table = El2Stage1::new(PhysAddr::new(0x4000_1000), config(48, 48)).unwrap();
+        assert_eq!((table.tcr_el2(), table.ttbr0_el2()), (0x8085_3510, 0x4000_1000));
+    }
+
+    #[test]
+    fn attributes_have_the_bits_worked_out_by_hand() {
+        let regime = El2Regime { config: config(48, 48), geometry: config(48, 48).geometry().unwrap() };
+        assert_eq!(regime.encode(El2Attributes::code()), Ok(0x7c0));
+        assert_eq!(regime.encode(El2Attributes::read_only()), Ok(0x0040_0000_0000_07c0));
+        assert_eq!(regime.encode(El2Attributes::data()), Ok(0x0040_0000_0000_0740));
+        assert_eq!(regime.encode(El2Attributes::device()), Ok(0x0040_0000_0000_0444));
+        assert_eq!(regime.encode(El2Attributes::data().with_software(16)), Err(TableError::BadAttributes));
+    }
+
+    #[test]
+    fn attributes_survive_the_round_trip() {
+        let regime = El2Regime { config: config(48, 48), geometry: config(48, 48).geometry().unwrap() };
+        for memory in [MemoryType::Normal, MemoryType::DeviceNgnre, MemoryType::DeviceNgnrne] {
+            for shareability in [Shareability::NonShareable, Shareability::Outer, Shareability::Inner] {
+                for flags in 0..128u8 {
+                    let attributes = El2Attributes {
+                        memory,
+                        shareability,
+                        write: flags & 1 != 0,
+                        execute: flags & 2 != 0,
+                        access_flag: flags & 4 != 0,
+                        software: flags >> 3,
+                    };
+                    let bits = regime.encode(attributes).unwrap();
+                    assert_eq!(regime.decode(bits), Some(attributes));
+                    assert_eq!(regime.is_executable(bits), attributes.execute);
+                }
+            }
+        }
+        assert_eq!(regime.decode(7 << 2), None, "an index without a memory type");
+    }
+}

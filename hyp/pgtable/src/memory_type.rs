@@ -60,3 +60,18 @@ impl Shareability {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mair_gives_each_index_its_type() {
+        assert_eq!(MAIR_VALUE, 0x04ff);
+        for memory in [MemoryType::Normal, MemoryType::DeviceNgnre, MemoryType::DeviceNgnrne] {
+            assert_eq!(MemoryType::from_index(memory as u64), Some(memory));
+        }
+        assert_eq!(MemoryType::from_index(3), None);
+        assert_eq!(Shareability::from_field(1), None);
+    }
+}

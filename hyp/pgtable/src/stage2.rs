@@ -342,3 +342,127 @@ impl Stage2 {
         self.regime().vttbr(self.root())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::regime::Change;
+
+    fn regime(config: Stage2Config) -> Stage2Regime {
+        Stage2Regime { config, geometry: config.geometry().unwrap(), vmid: 1 }
+    }
+
+    #[test]
+    fn vtcr_el2_holds_the_values_worked_out_by_hand() {
+        // T0SZ | SL0 << 6 | IRGN0 1 << 8 | ORGN0 1 << 10 | SH0 3 << 12 | PS << 16 | VS << 19 | 1 << 31.
+        for (ipa_bits, pa_bits, vmid_16_bits, expected) in [
+            (40, 40, false, 0x8002_3558),
+            (40, 48, true, 0x800d_3558),
+            (39, 40, false, 0x8002_3559),
+            (32, 36, false, 0x8001_3520),
+            (34, 36, false, 0x8001_351e),
+            (35, 36, false, 0x8001_355d),
+            (43, 44, false, 0x8004_3555),
+            (44, 44, false, 0x8004_3594),
+            (48, 48, false, 0x8005_3590),
+        ] {
+            let config = Stage2Config { vmid_16_bits, ..Stage2Config::new(ipa_bits, pa_bits) };
+            assert_eq!(config.vtcr_el2(), Ok(expected), "{ipa_bits} of {pa_bits} bits");
+        }
+        assert_eq!(Stage2Config::new(31, 48).vtcr_el2(), Err(TableError::BadConfiguration));
+    }
+
+    #[test]
+    fn vttbr_el2_holds_vmid_and_root() {
+        let table = Stage2::new(PhysAddr::new(0x4000_2000), Stage2Config::new(40, 48), 0xab).unwrap();
+        assert_eq!(table.vttbr_el2(), 0x00ab_0000_4000_2000);
+        assert_eq!(table.vtcr_el2(), 0x8005_3558);
+    }
+
+    #[test]
+    fn attributes_have_the_bits_worked_out_by_hand() {
+        let plain = regime(Stage2Config::new(40, 48));
+        let fwb = regime(Stage2Config { fwb: true, xnx: true, ..Stage2Config::new(40, 48) });
+        let memory = Stage2Attributes::memory();
+        assert_eq!(plain.encode(memory), Ok(0x7fc));
+        assert_eq!(fwb.encode(memory), Ok(0x7dc));
+        let write_back = Stage2Attributes { memory: Stage2Memory::NormalWriteBack, ..memory };
+        assert_eq!(fwb.encode(write_back), Ok(0x7d8));
+        assert_eq!(plain.encode(Stage2Attributes::device()), Ok(0x0040_0000_0000_04c4));
+        let el1_only = Stage2Attributes { execute: Stage2Execute::El1Only, ..memory };
+        assert_eq!(fwb.encode(el1_only), Ok(0x0060_0000_0000_07dc));
+        assert_eq!(plain.encode(el1_only), Err(TableError::BadAttributes));
+        assert_eq!(plain.encode(memory.with_software(0xf)), Ok(0x0780_0000_0000_07fc));
+        assert_eq!(plain.encode(memory.with_software(0x10)), Err(TableError::BadAttributes));
+    }
+
+    #[test]
+    fn attributes_survive_the_round_trip() {
+        use Stage2Memory::{DeviceNgnre, DeviceNgnrne, Normal, NormalNonCacheable, NormalWriteBack};
+        let mut tried = 0;
+        for features in 0..4 {
+            let (fwb, xnx) = (features & 1 != 0, features & 2 != 0);
+            let regime = regime(Stage2Config { fwb, xnx, ..Stage2Config::new(40, 48) });
+            for memory in [Normal, NormalWriteBack, NormalNonCacheable, DeviceNgnre, DeviceNgnrne] {
+                for shareability in [Shareability::NonShareable, Shareability::Outer, Shareability::Inner] {
+                    for execute in
+                        [Stage2Execute::All, Stage2Execute::None, Stage2Execute::El1Only, Stage2Execute::El0Only]
+                    {
+                        for flags in 0..128u8 {
+                            let attributes = Stage2Attributes {
+                                memory,
+                                shareability,
+                                read: flags & 1 != 0,
+                                write: flags & 2 != 0,
+                                execute,
+                                access_flag: flags & 4 != 0,
+                                software: flags >> 3,
+                            };
+                            let Ok(bits) = regime.encode(attributes) else {
+                                assert!(!xnx);
+                                continue;
+                            };
+                            assert_eq!(bits & !bits::ATTRIBUTES, 0);
+                            let mut expected = attributes;
+                            if !fwb && memory == NormalWriteBack {
+                                expected.memory = Normal;
+                            }
+                            assert_eq!(regime.decode(bits), Some(expected));
+                            tried += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(tried, 5 * 3 * 128 * (2 * 2 + 2 * 4));
+    }
+
+    #[test]
+    fn only_permissions_flags_and_software_bits_change_in_place() {
+        let regime = regime(Stage2Config { xnx: true, ..Stage2Config::new(40, 48) });
+        let old = crate::descriptor::leaf(0x4000_0000, regime.encode(Stage2Attributes::memory()).unwrap(), 3);
+        for bit in 0..64 {
+            let expected = if [6, 7, 10, 51, 53, 54, 55, 56, 57, 58].contains(&bit) {
+                Change::InPlace
+            } else {
+                Change::BreakBeforeMake
+            };
+            assert_eq!(regime.change(old, old ^ 1 << bit), expected, "bit {bit}");
+        }
+        assert_eq!(regime.change(old, old), Change::None);
+    }
+
+    #[test]
+    fn only_execute_never_of_both_levels_forbids_execution() {
+        let regime = regime(Stage2Config { xnx: true, ..Stage2Config::new(40, 48) });
+        for (execute, executable) in [
+            (Stage2Execute::All, true),
+            (Stage2Execute::None, false),
+            (Stage2Execute::El1Only, true),
+            (Stage2Execute::El0Only, true),
+        ] {
+            let bits = regime.encode(Stage2Attributes { execute, ..Stage2Attributes::memory() }).unwrap();
+            assert_eq!(regime.is_executable(bits), executable, "{execute:?}");
+        }
+    }
+}

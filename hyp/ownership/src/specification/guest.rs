@@ -127,12 +127,7 @@ impl Specification {
     }
 
     /// What a living protected guest's own call makes of its page at a frame.
-    fn with_guests_page(
-        &self,
-        slot: VmSlot,
-        gfn: Gfn,
-        change: impl FnOnce(Page) -> Result<Page, Error>,
-    ) -> Next {
+    fn with_guests_page(&self, slot: VmSlot, gfn: Gfn, change: impl FnOnce(Page) -> Result<Page, Error>) -> Next {
         self.frames(slot, gfn, 1)?;
         if !self.living_guest(slot)?.protected {
             return Err(Error::WrongState);

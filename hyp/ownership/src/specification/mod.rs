@@ -163,11 +163,7 @@ impl Specification {
     }
 
     /// The state in which each page of a range is what `change` makes of it; all of them or none.
-    fn with_each(
-        &self,
-        numbers: Range<u64>,
-        mut change: impl FnMut(Pfn, Page) -> Result<Page, Error>,
-    ) -> Next {
+    fn with_each(&self, numbers: Range<u64>, mut change: impl FnMut(Pfn, Page) -> Result<Page, Error>) -> Next {
         let mut next = self.clone();
         for number in numbers {
             let pfn = Pfn::new(number);

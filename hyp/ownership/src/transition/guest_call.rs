@@ -110,12 +110,7 @@ impl Ownership {
     ///
     /// # Errors
     /// As [`guest_share_host`](Self::guest_share_host), but [`Error::WrongState`] where the page is not shared.
-    pub fn guest_unshare_host<E: Environment>(
-        &self,
-        env: &mut E,
-        guest: &GuestLock,
-        gfn: Gfn,
-    ) -> Result<(), Error> {
+    pub fn guest_unshare_host<E: Environment>(&self, env: &mut E, guest: &GuestLock, gfn: Gfn) -> Result<(), Error> {
         self.check_guest_unshare_host(env, guest, gfn)?.commit();
         Ok(())
     }
@@ -144,12 +139,7 @@ impl Ownership {
     /// # Errors
     /// As [`guest_share_host`](Self::guest_share_host); [`Error::OutOfMemory`] also where a block must be split and
     /// the guest's cache is empty.
-    pub fn guest_relinquish<E: Environment>(
-        &self,
-        env: &mut E,
-        guest: &GuestLock,
-        gfn: Gfn,
-    ) -> Result<Pfn, Error> {
+    pub fn guest_relinquish<E: Environment>(&self, env: &mut E, guest: &GuestLock, gfn: Gfn) -> Result<Pfn, Error> {
         Ok(self.check_guest_relinquish(env, guest, gfn)?.commit())
     }
 }
@@ -167,8 +157,7 @@ impl<E: Environment> GuestShareHost<'_, E> {
         let over_annotation = MapOptions { replace_annotations: true, ..MapOptions::default() };
         let bytes = page.bytes();
         let start = host_ipa(bytes.start);
-        let done =
-            parts.host.stage2.map(&mut parts.env, start, bytes.start, bytes.size(), attributes, over_annotation);
+        let done = parts.host.stage2.map(&mut parts.env, start, bytes.start, bytes.size(), attributes, over_annotation);
         debug_assert!(done.is_ok(), "frames were put aside: {done:?}");
     }
 }

@@ -13,13 +13,12 @@ use pgtable::stage2::Stage2Regime;
 use pgtable::{Leaf, MapOptions, Stage2Attributes, TableFrames};
 
 /// Software bits of a leaf: the guest owns the memory.
-pub const SOFTWARE_OWNED: u8 = 0;
+pub(super) const SOFTWARE_OWNED: u8 = 0;
 /// Software bits of a leaf: the guest, or the host, borrows the memory.
-pub const SOFTWARE_BORROWED: u8 = 1;
+pub(super) const SOFTWARE_BORROWED: u8 = 1;
 
 /// What a guest gets of memory that was cleaned for it: its first accesses may be made with caches off.
-const FOR_GUESTS: MapOptions =
-    MapOptions { force_pages: false, replace_annotations: false, synchronise_caches: true };
+const FOR_GUESTS: MapOptions = MapOptions { force_pages: false, replace_annotations: false, synchronise_caches: true };
 
 /// A range of a guest's address space: whole pages, not empty, within the guest's address size.
 #[derive(Clone, Copy)]
@@ -51,12 +50,7 @@ impl GuestMemory {
 
     /// Refuses where the guest has a page in the range already, or where its cache has too few pages for the tables
     /// that it takes to map the range to memory from `output`.
-    pub(super) fn check_vacant<E: TableFrames>(
-        &self,
-        env: &E,
-        frames: Frames,
-        output: PhysAddr,
-    ) -> Result<(), Error> {
+    pub(super) fn check_vacant<E: TableFrames>(&self, env: &E, frames: Frames, output: PhysAddr) -> Result<(), Error> {
         let mut tables = 0_u64;
         let outcome = self.stage2.visit(env, frames.start, frames.size, |leaf| {
             if !leaf.is_vacant() {
@@ -76,12 +70,7 @@ impl GuestMemory {
 
     /// Refuses where a page of the range is not mapped, with `absent`, or where the cache has too few pages for the
     /// tables that it takes to change the range alone.
-    pub(super) fn check_mapped<E: TableFrames>(
-        &self,
-        env: &E,
-        frames: Frames,
-        absent: Error,
-    ) -> Result<(), Error> {
+    pub(super) fn check_mapped<E: TableFrames>(&self, env: &E, frames: Frames, absent: Error) -> Result<(), Error> {
         let mut levels: Option<(u8, u8)> = None;
         let outcome = self.stage2.visit(env, frames.start, frames.size, |leaf| {
             let first = levels.map_or(leaf.level, |(first, _)| first);

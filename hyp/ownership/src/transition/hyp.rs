@@ -13,8 +13,7 @@ use pgtable::{El2Attributes, El2Stage1, MapOptions};
 
 /// Pages that EL2 maps live are never part of a block: to split one, its mapping would have to be broken while other
 /// CPUs use the pages beside.
-const PAGES_ONLY: MapOptions =
-    MapOptions { force_pages: true, replace_annotations: false, synchronise_caches: false };
+const PAGES_ONLY: MapOptions = MapOptions { force_pages: true, replace_annotations: false, synchronise_caches: false };
 
 /// What all transitions between host and hyp hold.
 struct Parts<'a, E: Environment> {

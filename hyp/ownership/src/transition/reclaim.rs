@@ -49,13 +49,7 @@ impl Ownership {
     /// [`Error::BadRange`], [`Error::NotMemory`]; [`Error::Busy`] where the guest is not dying; [`Error::NotYours`]
     /// where a page is not the guest's; [`Error::OutOfMemory`] where there is no frame for a table of the host's
     /// stage 2.
-    pub fn reclaim<E: Environment>(
-        &self,
-        env: &mut E,
-        guest: &GuestLock,
-        first: Pfn,
-        count: u64,
-    ) -> Result<(), Error> {
+    pub fn reclaim<E: Environment>(&self, env: &mut E, guest: &GuestLock, first: Pfn, count: u64) -> Result<(), Error> {
         self.check_reclaim(env, guest, first, count)?.commit();
         Ok(())
     }
@@ -64,13 +58,7 @@ impl Ownership {
     ///
     /// # Errors
     /// As [`host_donate_hyp`](Self::host_donate_hyp).
-    pub fn top_up<E: Environment>(
-        &self,
-        env: &mut E,
-        guest: &GuestLock,
-        first: Pfn,
-        count: u64,
-    ) -> Result<(), Error> {
+    pub fn top_up<E: Environment>(&self, env: &mut E, guest: &GuestLock, first: Pfn, count: u64) -> Result<(), Error> {
         self.host_donate_hyp(env, first, count)?;
         let mut guest = guest.lock();
         for page in (0..count).filter_map(|index| first.checked_add(index)?.checked_address()) {

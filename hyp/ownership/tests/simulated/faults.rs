@@ -1,8 +1,8 @@
 //! Faults of the host: what is mapped, how large, and what is injected.
 
-use abi::{Error, Ipa};
 use crate::common::call::Call::*;
 use crate::common::{CARVE_OUT, DEVICE, HIGH, HIGH_PAGES, LOW, PFN_LIMIT, World};
+use abi::{Error, Ipa};
 use ownership::{Access, HostFault as Outcome};
 
 /// Level and validity of the host's leaf at a page.

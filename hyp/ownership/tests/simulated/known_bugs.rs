@@ -1,8 +1,8 @@
 //! Mistakes that hypervisors of this kind have made with memory; each test is named after one.
 
-use abi::{Error, Gfn, Pfn};
 use crate::common::call::Call::*;
 use crate::common::{DEVICE, LOW, LOW_PAGES, World};
+use abi::{Error, Gfn, Pfn};
 use ownership::{Access, Rights};
 
 #[test]
@@ -21,11 +21,11 @@ fn a_count_overflowed_in_a_range_share() {
     for count in [u64::MAX, u64::MAX - LOW, 1 << 52, (1 << 52) + 1, 1 << 63] {
         let rights = Rights::FULL;
         assert_eq!(world.apply(&HostShareHyp { first: LOW, count }), Err(Error::BadRange));
+        assert_eq!(world.apply(&HostShareGuest { guest: 1, first: LOW, gfn: 0, count, rights }), Err(Error::BadRange));
         assert_eq!(
-            world.apply(&HostShareGuest { guest: 1, first: LOW, gfn: 0, count, rights }),
+            world.apply(&HostDonateGuest { guest: 0, first: LOW, gfn: u64::MAX, count: 2 }),
             Err(Error::BadRange)
         );
-        assert_eq!(world.apply(&HostDonateGuest { guest: 0, first: LOW, gfn: u64::MAX, count: 2 }), Err(Error::BadRange));
     }
 }
 

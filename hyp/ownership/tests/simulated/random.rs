@@ -30,7 +30,8 @@ struct Seed {
 
 fn seeds() -> impl Strategy<Value = Vec<Seed>> {
     let seed = (0..54_u8, any::<u16>(), 0..24_u8, 0..3_u8, any::<u8>(), proptest::bool::weighted(0.25));
-    let seed = seed.prop_map(|(kind, page, frame, guest, count, blind)| Seed { kind, page, frame, guest, count, blind });
+    let seed =
+        seed.prop_map(|(kind, page, frame, guest, count, blind)| Seed { kind, page, frame, guest, count, blind });
     vec(seed, 1..80)
 }
 
@@ -162,7 +163,7 @@ proptest! {
         for seed in &seeds {
             if let Some(call) = seed.call(&world) {
                 // Refused or done: what matters is that both say the same.
-                let r = world.apply(&call); if std::env::var("COV").is_ok() { let n=format!("{call:?}"); eprintln!("COV {} {r:?}", n.split(' ').next().unwrap()); }
+                let _ = world.apply(&call);
                 world.dirty_host_pages();
             }
         }

@@ -1,10 +1,10 @@
 //! Every transition, done where it is legal and refused where it is not. Each call is compared with the specification
 //! and each step judged by the simulated machine.
 
-use abi::host::MAX_PAGES_PER_CALL;
-use abi::{Error, Gfn, Pfn, PhysAddr};
 use crate::common::call::Call::{self, *};
 use crate::common::{CARVE_OUT, DEVICE, DIRT, GFN_LIMIT, HIGH, HIGH_PAGES, LOW, LOW_PAGES, PFN_LIMIT, World};
+use abi::host::MAX_PAGES_PER_CALL;
+use abi::{Error, Gfn, Pfn, PhysAddr};
 use ownership::{Access, Rights};
 
 /// Ranges that no call takes, whatever the state: with the error that it must give.

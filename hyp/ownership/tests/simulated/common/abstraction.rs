@@ -11,11 +11,7 @@ use std::ops::ControlFlow;
 /// The access that a stage-2 leaf gives.
 fn access(attributes: &Stage2Attributes) -> Access {
     assert!(attributes.access_flag && attributes.memory == Stage2Memory::Normal, "{attributes:?}");
-    Access {
-        read: attributes.read,
-        write: attributes.write,
-        execute: attributes.execute == Stage2Execute::All,
-    }
+    Access { read: attributes.read, write: attributes.write, execute: attributes.execute == Stage2Execute::All }
 }
 
 /// The pages of a leaf: input and output page numbers.

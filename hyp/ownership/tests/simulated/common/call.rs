@@ -82,9 +82,7 @@ impl World {
                 let access = specification::Access { read: true, write: rights.write, execute: rights.execute };
                 model.host_share_guest(slot(guest), Pfn::new(first), Gfn::new(gfn), count, access)
             }
-            Call::HostUnshareGuest { guest, gfn, count } => {
-                model.host_unshare_guest(slot(guest), Gfn::new(gfn), count)
-            }
+            Call::HostUnshareGuest { guest, gfn, count } => model.host_unshare_guest(slot(guest), Gfn::new(gfn), count),
             Call::GuestShareHost { guest, gfn } => model.guest_share_host(slot(guest), Gfn::new(gfn)),
             Call::GuestUnshareHost { guest, gfn } => model.guest_unshare_host(slot(guest), Gfn::new(gfn)),
             Call::GuestRelinquish { guest, gfn } => model.guest_relinquish(slot(guest), Gfn::new(gfn)),

@@ -7,10 +7,9 @@ use abi::{Gfn, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use memsim::{Cpu, Machine};
 use ownership::specification::Specification;
 use ownership::{Component, GuestLock, GuestMemory, Ownership, VmSlot, Wipe};
-use pgtable::{
-    DsbKind, El2Config, El2Stage1, Maintenance, Stage2, Stage2Config, TableFrames, Tlbi,
-};
+use pgtable::{DsbKind, El2Config, El2Stage1, Maintenance, Stage2, Stage2Config, TableFrames, Tlbi};
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicU32;
 
 /// First page of the first bank: 3 MiB and 64 KiB, which end in the carve-out.
 pub const LOW: u64 = 0x4_0000;
@@ -93,6 +92,15 @@ impl Wipe for TestCpu {
     }
 }
 
+thread_local! {
+    static HELD_RANKS: &'static AtomicU32 = Box::leak(Box::default());
+}
+
+/// The ranks that this thread, which plays a CPU, holds.
+fn held_ranks() -> &'static AtomicU32 {
+    HELD_RANKS.with(|word| *word)
+}
+
 pub fn range_of(first: u64, count: u64) -> PhysRange {
     PhysRange::from_size(PhysAddr::new(first << 12), count << 12).unwrap()
 }
@@ -122,6 +130,7 @@ pub struct World {
 impl World {
     /// A machine that has just been taken over, without guests. The host's pages hold [`DIRT`].
     pub fn new() -> Self {
+        ownership::lock::install_order_check(held_ranks);
         let machine = Machine::new(2, range_of(CARVE_OUT, CARVE_OUT_PAGES));
         let mut cpu = TestCpu(machine.cpu(0));
         let host_config = Stage2Config::new(PA_BITS, PA_BITS);
@@ -145,7 +154,7 @@ impl World {
             &(CARVE_OUT..CARVE_OUT + CARVE_OUT_PAGES),
             PFN_LIMIT,
         );
-        let mut world = Self {
+        let world = Self {
             machine,
             cpu,
             ownership,

@@ -1,0 +1,199 @@
+# Freehold's front door. `make help` lists what there is.
+
+# ---- what the user may set ----------------------------------------------------------------------------------------
+CPU    ?= max
+SMP    ?= 4
+MEM    ?= 1G
+HOST   ?= reference
+LOG    ?= info
+APPEND ?=
+GDB    ?=
+QEMU   ?= qemu-system-aarch64
+BUILD  ?= build
+
+# ---- the toolchain, as make setup found it ------------------------------------------------------------------------
+-include $(BUILD)/toolchain.mk
+CARGO  ?= cargo
+OBJCOPY ?= aarch64-linux-gnu-objcopy
+
+TARGET := aarch64-unknown-none-softfloat
+PORTABLE_TARGET_DIRECTORY := $(or $(CARGO_TARGET_DIR),target)
+IMAGES := $(PORTABLE_TARGET_DIRECTORY)/$(TARGET)/release
+GUESTS := hello attacker spin fault
+IMAGE_PACKAGES := hyp loader host payloads image-start
+
+# Relative to where tests run, a path means something else.
+BUILD_PATH := $(abspath $(BUILD))
+export QEMU
+export FREEHOLD_BUILD := $(BUILD_PATH)
+export FREEHOLD_HYP_ELF := $(BUILD_PATH)/hyp.stripped.elf
+
+IMAGE_CARGO = $(IMAGE_ENV) $(CARGO)
+# Where the commit is what counts, Cargo.lock must be that of the commit.
+LOCKED := $(if $(CI),--locked)
+IMAGE_FLAGS = $(LOCKED) --release --target $(TARGET) $(BUILD_STD)
+PACKAGES = $(addprefix -p ,$(1))
+
+# ---- QEMU ---------------------------------------------------------------------------------------------------------
+# The loader is where QEMU puts a kernel. The host's kernel lies 32 MiB above the start of RAM, and the ramdisk behind
+# it, where QEMU puts it: at the middle of RAM, or 128 MiB above its start, whichever is lower.
+HOST_KERNEL_ADDRESS := 0x42000000
+
+ifeq ($(HOST),linux)
+KERNEL ?= $(BUILD)/linux/Image
+INITRD ?= $(BUILD)/linux/initrd.cpio.gz
+BOOTARGS = console=ttyAMA0 freehold.cpus=$(SMP) $(APPEND)
+else ifeq ($(HOST),reference)
+KERNEL ?= $(BUILD)/host.img
+INITRD ?= $(BUILD)/guests.cpio
+BOOTARGS = scenario=story report $(APPEND)
+else
+$(error HOST=$(HOST): there are HOST=reference and HOST=linux)
+endif
+
+# A comma within a value of QEMU's -device is written twice.
+comma := ,
+double_commas = $(subst $(comma),$(comma)$(comma),$(1))
+
+QEMU_COMMAND = $(QEMU) -M virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) -nographic -nic none \
+	$(if $(GDB),-s -S) \
+	-kernel $(BUILD)/freehold.img -append 'freehold.log=$(LOG)' \
+	-device 'guest-loader,addr=$(HOST_KERNEL_ADDRESS),kernel=$(call double_commas,$(KERNEL)),bootargs=$(call double_commas,$(strip $(BOOTARGS)))' \
+	-initrd '$(INITRD)'
+
+# ---- goals --------------------------------------------------------------------------------------------------------
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help:
+	@echo 'Goals:'
+	@echo '  make setup      get all that is needed: Rust for aarch64, QEMU, dtc, Debian'"'"'s arm64 kernel; once, safe to repeat'
+	@echo '  make run        boot Freehold in QEMU with the reference host and one protected guest; ends by itself'
+	@echo '  make build      build the images into $(BUILD)/'
+	@echo '  make test       unit tests, build and scenario tests; ends with "N passed, N failed"'
+	@echo '  make unit       the tests of the portable crates, on this machine'
+	@echo '  make scenarios  the tests that boot QEMU; ONLY=word runs those whose name has the word'
+	@echo '  make clippy     the linter for both targets, warnings denied'
+	@echo '  make fmt        format the source (CHECK=1 only checks)'
+	@echo '  make doc        the reference as HTML, warnings denied'
+	@echo '  make clean      remove what was built (not what make setup fetched)'
+	@echo 'Variables:'
+	@echo '  HOST=reference  which host runs: reference, or linux (Debian'"'"'s kernel with a busybox shell; Ctrl-A x ends QEMU)'
+	@echo '  KERNEL=path     the host'"'"'s kernel, an unpacked arm64 Image'
+	@echo '  INITRD=path     the host'"'"'s initrd; for the reference host a newc cpio archive of guest images'
+	@echo '  APPEND=words    more words for the host'"'"'s command line'
+	@echo '  CPU=max         QEMU'"'"'s CPU model: cortex-a53, cortex-a76, neoverse-v1, max, ...'
+	@echo '  SMP=4           number of CPUs'
+	@echo '  MEM=1G          amount of RAM'
+	@echo '  LOG=info        what Freehold itself logs: off, error, warn, info, debug, trace'
+	@echo '  GDB=1           wait for a debugger, and say how to attach it'
+	@echo '  QEMU=path       the QEMU to use'
+	@echo '  TOOLCHAIN=way   for make setup: rustup or debian, instead of what is found to work'
+
+.PHONY: setup
+setup:
+	@env -u RUSTC -u RUSTDOC -u RUSTUP_TOOLCHAIN FREEHOLD_BUILD=$(BUILD_PATH) TOOLCHAIN='$(TOOLCHAIN)' scripts/setup
+
+.PHONY: toolchain
+toolchain:
+	@[ -f $(BUILD)/toolchain.mk ] || { echo 'There is no $(BUILD)/toolchain.mk yet: run "make setup" first.' >&2; exit 1; }
+
+# ---- images -------------------------------------------------------------------------------------------------------
+.PHONY: build
+build: $(BUILD)/freehold.img $(BUILD)/host.img $(BUILD)/guests.cpio
+
+.PHONY: FORCE
+FORCE:
+
+# Cargo knows best what is out of date, so it is always asked; a file is replaced only when its content is new, so that
+# what depends on it is not built again for nothing.
+replace = cmp -s $(1).new $(1) && rm $(1).new || mv $(1).new $(1)
+
+$(BUILD)/hyp.elf: FORCE | toolchain
+	@mkdir -p $(@D)
+	$(IMAGE_CARGO) build $(IMAGE_FLAGS) -p hyp
+	@cp $(IMAGES)/hyp $@.new && $(call replace,$@)
+
+# The copy inside the loader goes without symbols; hyp.elf keeps them for the debugger.
+$(BUILD)/hyp.stripped.elf: $(BUILD)/hyp.elf
+	@$(OBJCOPY) --strip-all $< $@.new && $(call replace,$@)
+
+$(BUILD)/loader.elf: $(BUILD)/hyp.stripped.elf FORCE
+	$(IMAGE_CARGO) build $(IMAGE_FLAGS) -p loader
+	@cp $(IMAGES)/loader $@.new && $(call replace,$@)
+
+$(BUILD)/host.elf: FORCE | toolchain
+	@mkdir -p $(@D)
+	$(IMAGE_CARGO) build $(IMAGE_FLAGS) -p host
+	@cp $(IMAGES)/host $@.new && $(call replace,$@)
+
+$(BUILD)/freehold.img: $(BUILD)/loader.elf
+	@$(OBJCOPY) -O binary $< $@
+
+$(BUILD)/host.img: $(BUILD)/host.elf
+	@$(OBJCOPY) -O binary $< $@
+
+.PHONY: payloads
+payloads: | toolchain
+	@mkdir -p $(BUILD)/guests
+	$(IMAGE_CARGO) build $(IMAGE_FLAGS) -p payloads
+
+$(BUILD)/guests/%.img: payloads
+	@$(OBJCOPY) -O binary $(IMAGES)/$* $@.new && $(call replace,$@)
+
+# The reference host's ramdisk: guest images under their own names, in the format of `cpio -o -H newc`.
+$(BUILD)/guests.cpio: $(GUESTS:%=$(BUILD)/guests/%.img)
+	@rm -rf $(BUILD)/guests/pack && mkdir -p $(BUILD)/guests/pack
+	@for guest in $(GUESTS); do cp $(BUILD)/guests/$$guest.img $(BUILD)/guests/pack/$$guest; done
+	@cd $(BUILD)/guests/pack && printf '%s\n' $(GUESTS) | cpio --quiet -o -H newc > $(BUILD_PATH)/guests.cpio
+
+# ---- run ----------------------------------------------------------------------------------------------------------
+.PHONY: run
+run: build
+	@$(if $(GDB),scripts/say-how-to-debug $(BUILD))
+ifeq ($(HOST),linux)
+	@for file in '$(KERNEL)' '$(INITRD)'; do [ -s "$$file" ] || { echo "$$file is not there; make setup fetches Debian's" >&2; exit 1; }; done
+	$(QEMU_COMMAND)
+else
+	@scripts/run-reference-host $(QEMU_COMMAND)
+endif
+
+# ---- tests --------------------------------------------------------------------------------------------------------
+UNIT = $(CARGO) test $(LOCKED) --no-fail-fast
+SCENARIOS = $(CARGO) test $(LOCKED) --no-fail-fast -p guest-tests -- $(ONLY)
+
+.PHONY: unit
+unit:
+	$(UNIT)
+
+.PHONY: scenarios
+scenarios: build
+	$(SCENARIOS)
+
+.PHONY: test
+test: build
+	@scripts/run-tests '$(UNIT)' '$(SCENARIOS)'
+
+# ---- the source ---------------------------------------------------------------------------------------------------
+.PHONY: fmt
+fmt:
+	$(CARGO) fmt --all $(if $(CHECK),-- --check)
+
+.PHONY: clippy
+clippy: $(BUILD)/hyp.stripped.elf
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --all-targets -p guest-tests -- -D warnings
+	$(IMAGE_CARGO) clippy $(IMAGE_FLAGS) $(call PACKAGES,$(IMAGE_PACKAGES)) -- -D warnings
+
+.PHONY: doc
+doc: $(BUILD)/hyp.stripped.elf
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps -p guest-tests
+	RUSTDOCFLAGS='-D warnings' $(IMAGE_CARGO) doc $(IMAGE_FLAGS) --no-deps $(call PACKAGES,$(IMAGE_PACKAGES))
+
+.PHONY: clean
+clean:
+	$(CARGO) clean
+	rm -rf $(BUILD)/*.img $(BUILD)/*.elf $(BUILD)/guests $(BUILD)/guests.cpio

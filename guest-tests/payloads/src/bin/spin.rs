@@ -1,0 +1,15 @@
+//! A guest that never gives the CPU back: only an interrupt for the host gets it out.
+#![no_std]
+#![no_main]
+
+use core::hint::spin_loop;
+use payloads::{Machine, payload, println};
+
+payload!(spin);
+
+fn spin(_: &mut Machine) {
+    println!("spin: spinning");
+    loop {
+        spin_loop();
+    }
+}

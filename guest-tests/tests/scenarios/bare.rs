@@ -1,0 +1,54 @@
+//! Payloads and the reference host without a hypervisor: what they report about a bare machine shows how far they can
+//! be believed about another.
+
+use crate::{Bench, Suite};
+use guest_tests::{Failure, Machine};
+use std::time::Duration;
+
+pub(crate) fn add(suite: &mut Suite) {
+    for cpu in ["cortex-a53", "max"] {
+        suite.add(format!("bare::hello::{cpu}"), move |bench| hello(bench, cpu));
+        suite.add(format!("bare::attacker::{cpu}"), move |bench| attacker(bench, cpu));
+    }
+    suite.add("bare::host", host);
+    suite.add("bare::spin", |bench| {
+        machine(bench, "spin", "max")?.timeout(Duration::from_secs(20)).run_until("spin: spinning").map(drop)
+    });
+    suite.add("bare::fault", |bench| {
+        machine(bench, "fault", "max")?
+            .timeout(Duration::from_secs(20))
+            .run_until("fault: now without vectors")
+            .map(drop)
+    });
+}
+
+fn machine(bench: &Bench, payload: &str, cpu: &str) -> Result<Machine, Failure> {
+    Ok(Machine::new(bench.images.payload(payload)?).cpu(cpu).memory(128).virtualization(false))
+}
+
+fn hello(bench: &Bench, cpu: &str) -> Result<(), Failure> {
+    let run = machine(bench, "hello", cpu)?.run()?;
+    run.ended_well()?
+        .tells(&["hello: alive at EL1, 128 MiB of memory at 0x40000000, 1 CPU(s), MMU on", "no pKVM here"])?
+        .check("hello.secrets-kept")?;
+    Ok(())
+}
+
+fn attacker(bench: &Bench, cpu: &str) -> Result<(), Failure> {
+    let run = machine(bench, "attacker", cpu)?.run()?;
+    run.ended_well()?.completed("attacker", 20)?;
+    Ok(())
+}
+
+/// The reference host without Freehold below it.
+fn host(bench: &Bench) -> Result<(), Failure> {
+    let machine = Machine::new(bench.images.host()?)
+        .cpus(4)
+        .memory(256)
+        .virtualization(false)
+        .append("scenario=memory report")
+        .initrd(bench.images.guests()?);
+    let run = machine.run()?;
+    run.ended_well()?.completed("memory", 3)?;
+    Ok(())
+}

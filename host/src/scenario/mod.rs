@@ -1,0 +1,94 @@
+//! What the host does, by name. Each scenario ends with a report's last line and power-off.
+
+mod attacks;
+mod attacks_guest;
+mod calls;
+mod many;
+mod memory;
+mod preempt;
+mod smp;
+mod story;
+mod sweep;
+
+use crate::device_tree::Machine;
+use crate::ramdisk::Ramdisk;
+use crate::vm::{Returned, Setup, Vm, VmError};
+use crate::{println, psci, report};
+use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
+
+/// What a scenario has to work with.
+pub struct Context {
+    /// The machine.
+    pub machine: &'static Machine,
+    /// The guests' images.
+    pub ramdisk: Ramdisk,
+    /// How many CPUs are on.
+    pub online: usize,
+    /// CNTVCT_EL0 at the host's first instruction.
+    pub counter_at_entry: u64,
+}
+
+impl Context {
+    /// Builds the protected guest of that name, with one vCPU and 16 MiB of RAM; a failure is a failed check.
+    pub fn guest(&self, name: &str) -> Option<Vm> {
+        match self.try_guest(name) {
+            Ok(vm) => Some(vm),
+            Err(reason) => {
+                report::check("guest-created", false, format_args!("{name}: {reason}"));
+                None
+            }
+        }
+    }
+
+    fn try_guest(&self, name: &str) -> Result<Vm, VmError> {
+        let image = self.ramdisk.file(name).unwrap_or(&[]);
+        Vm::create(&Setup { name, image, ram_size: vmm::layout::DEFAULT_RAM_SIZE, vcpus: 1, bootargs: "" })
+    }
+}
+
+/// Takes a guest apart; a failure, or a page that is not wiped, is a failed check.
+fn take_apart(vm: Vm) -> Option<Returned> {
+    check_returned(vm.destroy())
+}
+
+/// Checks what came back of a guest.
+fn check_returned(result: Result<Returned, VmError>) -> Option<Returned> {
+    match result {
+        Ok(returned) => {
+            crate::expect!("pages-wiped", returned.dirty, 0);
+            Some(returned)
+        }
+        Err(reason) => {
+            report::check("guest-destroyed", false, format_args!("{reason}"));
+            None
+        }
+    }
+}
+
+/// Runs the scenario that the boot arguments name, and powers off.
+pub fn run(context: &Context) -> ! {
+    let name = context.machine.argument("scenario").unwrap_or("story");
+    let spoken = name != "story" || context.machine.argument("report").is_some();
+    report::begin(name, spoken);
+    report::value("counter-at-host-entry", context.counter_at_entry);
+    report::value("counter-frequency", CNTFRQ_EL0.get());
+    match name {
+        "story" => story::run(context),
+        "attacks" => attacks::run(context),
+        "attacks-guest" => attacks_guest::run(context),
+        "smp" => smp::run(context),
+        "memory" => memory::run(context),
+        "many" => many::run(context),
+        "preempt" => preempt::run(context),
+        "reset" => {
+            report::end();
+            println!("host: reset");
+            psci::system_reset()
+        }
+        _ => {
+            report::check("scenario-known", false, format_args!("{name}"));
+        }
+    }
+    report::end();
+    psci::system_off()
+}

@@ -1,0 +1,316 @@
+//! A guest from the host's side: what it is made of, and how it is built and taken apart.
+
+use crate::frames::{Given, Pages};
+use crate::guest_console::{GuestConsole, Spoken};
+use crate::hypercall::{self, VmSettings};
+use abi::host::{VM_PROTECTED, VmHandle};
+use abi::run::RunPage;
+use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use spin::Mutex;
+use vmm::device_tree::{GuestTree, TreeError};
+use vmm::image::{ImageError, ImageHeader};
+use vmm::layout::{DEVICE_TREE, GuestLayout, IPA_BITS, LayoutError, UART_BASE, UART_SIZE};
+use vmm::memory::PageMap;
+use vmm::mmio::Bus;
+use vmm::pl011::Pl011;
+
+/// Pages that a vCPU's cache of table pages gets at a time.
+const CACHE_PAGES: u64 = 8;
+
+/// What a guest is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// Name, for the console.
+    pub name: &'a str,
+    /// Kernel, an arm64 `Image`.
+    pub image: &'a [u8],
+    /// Bytes of RAM.
+    pub ram_size: u64,
+    /// How many vCPUs.
+    pub vcpus: u64,
+    /// Its `/chosen/bootargs`.
+    pub bootargs: &'a str,
+}
+
+/// Why a guest cannot be built, or goes no further.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VmError {
+    /// Hyp refused the named call.
+    Refused(&'static str, Error),
+    /// The kernel is no image.
+    Image(ImageError),
+    /// The kernel does not fit.
+    Layout(LayoutError),
+    /// The device tree cannot be written.
+    Tree(TreeError),
+    /// The host has no pages left.
+    OutOfMemory,
+}
+
+impl fmt::Display for VmError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VmError::Refused(call, error) => write!(f, "{call}: {error}"),
+            VmError::Image(error) => write!(f, "bad image: {error:?}"),
+            VmError::Layout(error) => write!(f, "bad layout: {error:?}"),
+            VmError::Tree(error) => write!(f, "bad device tree: {error:?}"),
+            VmError::OutOfMemory => f.write_str("the host is out of memory"),
+        }
+    }
+}
+
+/// Names the call that hyp refused.
+fn refused(call: &'static str) -> impl Fn(Error) -> VmError {
+    move |error| VmError::Refused(call, error)
+}
+
+/// One vCPU.
+pub struct Vcpu {
+    object: Given,
+    run_page: Pages,
+    cache: Vec<Given>,
+    /// It was turned on, and has not turned itself off.
+    pub on: bool,
+}
+
+impl Vcpu {
+    /// The run page. Hyp writes it while the vCPU runs, so it is only ever accessed by volatile reads and writes.
+    pub fn run_page(&self) -> *mut RunPage {
+        self.run_page.address().raw() as *mut RunPage
+    }
+
+    /// The run page's frame number.
+    pub fn run_page_pfn(&self) -> Pfn {
+        self.run_page.pfn()
+    }
+}
+
+/// A guest.
+pub struct Vm {
+    name: String,
+    handle: VmHandle,
+    layout: GuestLayout,
+    object: Given,
+    /// Its vCPUs, by index.
+    pub vcpus: Vec<Vcpu>,
+    memory: Vec<Given>,
+    map: PageMap,
+    /// Its devices.
+    pub bus: Bus,
+    spoken: Arc<Mutex<Spoken>>,
+}
+
+/// What came back when a guest was taken apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Returned {
+    /// Pages of guest memory.
+    pub memory: u64,
+    /// Pages of objects, tables and caches.
+    pub objects: u64,
+    /// Pages among them that hold anything but zeroes.
+    pub dirty: u64,
+}
+
+impl Vm {
+    /// Builds a protected guest, ready to run.
+    ///
+    /// # Errors
+    /// [`VmError`]; what was built until then is taken apart again.
+    pub fn create(setup: &Setup<'_>) -> Result<Self, VmError> {
+        let header = ImageHeader::parse(setup.image).map_err(VmError::Image)?;
+        let layout =
+            GuestLayout::new(setup.ram_size, header.text_offset, header.image_size).map_err(VmError::Layout)?;
+        let tree = GuestTree { ram_size: setup.ram_size, vcpus: setup.vcpus as u32, bootargs: setup.bootargs };
+        let tree = tree.to_blob().map_err(VmError::Tree)?;
+
+        let mut vm = Self::init(setup, layout)?;
+        let built = vm.add_vcpus(setup.vcpus).and_then(|()| {
+            vm.load(DEVICE_TREE, &tree, tree.len() as u64)?;
+            vm.load(layout.image(), setup.image, header.image_size)
+        });
+        match built {
+            Ok(()) => Ok(vm),
+            Err(error) => {
+                vm.destroy()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The VM without vCPUs and memory.
+    fn init(setup: &Setup<'_>, layout: GuestLayout) -> Result<Self, VmError> {
+        let sizes = hypercall::vm_sizes(IPA_BITS, setup.vcpus).map_err(refused("VM_SIZES"))?;
+        let object = Pages::allocate(sizes.vm_pages.max(sizes.vm_alignment)).ok_or(VmError::OutOfMemory)?;
+        let handle = hypercall::vm_reserve().map_err(refused("VM_RESERVE"))?;
+        let settings = VmSettings {
+            flags: VM_PROTECTED,
+            ipa_bits: IPA_BITS,
+            vcpus: setup.vcpus,
+            entry: layout.image(),
+            argument: DEVICE_TREE.raw(),
+        };
+        if let Err(error) = hypercall::vm_init(handle, &settings, object.pfn(), sizes.vm_pages) {
+            hypercall::vm_teardown(handle).map_err(refused("VM_TEARDOWN"))?;
+            hypercall::vm_finalise(handle).map_err(refused("VM_FINALISE"))?;
+            return Err(VmError::Refused("VM_INIT", error));
+        }
+        let spoken = Arc::new(Mutex::new(Spoken::default()));
+        let mut bus = Bus::new();
+        let console = Pl011::new(GuestConsole::new(setup.name, spoken.clone()));
+        bus.attach(UART_BASE, UART_SIZE, Box::new(console)).expect("the bus is empty");
+        Ok(Self {
+            name: String::from(setup.name),
+            handle,
+            layout,
+            object: object.given(),
+            vcpus: Vec::new(),
+            memory: Vec::new(),
+            map: PageMap::new(),
+            bus,
+            spoken,
+        })
+    }
+
+    fn add_vcpus(&mut self, count: u64) -> Result<(), VmError> {
+        let sizes = hypercall::vm_sizes(IPA_BITS, count).map_err(refused("VM_SIZES"))?;
+        for index in 0..count {
+            let object = Pages::allocate(sizes.vcpu_pages).ok_or(VmError::OutOfMemory)?;
+            let run_page = Pages::zeroed(1).ok_or(VmError::OutOfMemory)?;
+            hypercall::vcpu_init(self.handle, index, object.pfn(), sizes.vcpu_pages, run_page.pfn())
+                .map_err(refused("VCPU_INIT"))?;
+            self.vcpus.push(Vcpu { object: object.given(), run_page, cache: Vec::new(), on: index == 0 });
+        }
+        self.top_up(0)
+    }
+
+    /// Gives vCPU `index` pages for tables.
+    fn top_up(&mut self, index: usize) -> Result<(), VmError> {
+        let pages = Pages::allocate(CACHE_PAGES).ok_or(VmError::OutOfMemory)?;
+        hypercall::vcpu_top_up(self.handle, index as u64, pages.pfn(), CACHE_PAGES).map_err(refused("VCPU_TOP_UP"))?;
+        self.vcpus[index].cache.push(pages.given());
+        Ok(())
+    }
+
+    /// Puts `content` at `start`, with zeroes up to `size` bytes: into the host's own pages first, which are then
+    /// donated.
+    fn load(&mut self, start: Ipa, content: &[u8], size: u64) -> Result<(), VmError> {
+        let offset = start.page_offset() as usize;
+        let mut pages = Pages::zeroed((offset as u64 + size).div_ceil(PAGE_SIZE)).ok_or(VmError::OutOfMemory)?;
+        pages.bytes()[offset..offset + content.len()].copy_from_slice(content);
+        self.donate(pages, Gfn::containing(start))
+    }
+
+    /// Donates `pages` from guest frame `first` on. A cache that is too small for the tables is topped up.
+    ///
+    /// # Errors
+    /// [`VmError`]; the pages are the host's still.
+    pub fn donate(&mut self, pages: Pages, first: Gfn) -> Result<(), VmError> {
+        let donate = || hypercall::vm_donate(self.handle, 0, pages.pfn(), first, pages.count());
+        let mut result = donate();
+        if result == Err(Error::OutOfMemory) {
+            self.top_up(0)?;
+            result = hypercall::vm_donate(self.handle, 0, pages.pfn(), first, pages.count());
+        }
+        result.map_err(refused("VM_DONATE"))?;
+        self.donated(pages, first);
+        Ok(())
+    }
+
+    /// Takes note that `pages` are the guest's, from guest frame `first` on.
+    pub fn donated(&mut self, pages: Pages, first: Gfn) {
+        let pages = pages.given();
+        for index in 0..pages.count() {
+            let (frame, page) = (Gfn::new(first.raw() + index), Pfn::new(pages.pfn().raw() + index));
+            self.map.insert(frame, page).expect("hyp takes a page, and gives a frame one, only once");
+        }
+        self.memory.push(pages);
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its handle.
+    pub fn handle(&self) -> VmHandle {
+        self.handle
+    }
+
+    /// How it is laid out.
+    pub fn layout(&self) -> &GuestLayout {
+        &self.layout
+    }
+
+    /// Which pages it has been given.
+    pub fn map(&self) -> &PageMap {
+        &self.map
+    }
+
+    /// What it has said.
+    pub fn spoken(&self) -> Arc<Mutex<Spoken>> {
+        self.spoken.clone()
+    }
+
+    /// Takes note that the guest gave the page at `frame` back: it is the host's again.
+    pub fn take_relinquished(&mut self, frame: Gfn) {
+        if let Some(page) = self.map.page_of(frame) {
+            self.map.remove_page(page);
+        }
+    }
+
+    /// Takes the guest apart: teardown, reclaim of every page, finalise. Every page that comes back is looked at.
+    ///
+    /// # Errors
+    /// The call that hyp refused; what has not come back by then is lost to the host.
+    pub fn destroy(self) -> Result<Returned, VmError> {
+        hypercall::vm_teardown(self.handle).map_err(refused("VM_TEARDOWN"))?;
+        self.reclaim()
+    }
+
+    /// The second half of [`destroy`](Self::destroy), for a guest that is dying already.
+    ///
+    /// # Errors
+    /// As [`destroy`](Self::destroy).
+    pub fn reclaim(mut self) -> Result<Returned, VmError> {
+        for (first, count) in self.map.runs() {
+            let mut done = 0;
+            while done < count {
+                let page = Pfn::new(first.raw() + done);
+                let step = hypercall::vm_reclaim(self.handle, page, count - done).map_err(refused("VM_RECLAIM"))?;
+                if step == 0 {
+                    return Err(VmError::Refused("VM_RECLAIM", Error::WrongState));
+                }
+                done += step;
+            }
+        }
+        hypercall::vm_finalise(self.handle).map_err(refused("VM_FINALISE"))?;
+
+        let mut returned = Returned::default();
+        let take = |given: Given, total: &mut u64, dirty: &mut u64| {
+            // SAFETY: the VM is finalised: hyp and the guest hold no page of it any more.
+            let mut pages = unsafe { given.returned() };
+            *total += pages.count();
+            *dirty += pages
+                .words()
+                .chunks_exact((PAGE_SIZE / 8) as usize)
+                .filter(|page| page.iter().any(|word| *word != 0))
+                .count() as u64;
+        };
+        for given in self.memory.drain(..) {
+            take(given, &mut returned.memory, &mut returned.dirty);
+        }
+        for vcpu in self.vcpus.drain(..) {
+            take(vcpu.object, &mut returned.objects, &mut returned.dirty);
+            for given in vcpu.cache {
+                take(given, &mut returned.objects, &mut returned.dirty);
+            }
+        }
+        take(self.object, &mut returned.objects, &mut returned.dirty);
+        Ok(returned)
+    }
+}

@@ -1,0 +1,195 @@
+//! The machine as tests see it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use abi::{Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
+use pgtable::{El1Stage1, El2Stage1, Stage2};
+
+use crate::checker::State;
+use crate::cpu::Cpu;
+use crate::event::{Event, Violation};
+use crate::tree::TreeKind;
+
+/// A translation that a CPU may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// The address that the input translates to.
+    pub output: PhysAddr,
+    /// The leaf's descriptor.
+    pub descriptor: u64,
+    /// The leaf's level.
+    pub level: u8,
+    /// False where memory no longer says so, but a TLB may.
+    pub current: bool,
+}
+
+/// A machine: memory, CPUs, and the judge that watches them. Clones share the same machine.
+#[derive(Clone)]
+pub struct Machine {
+    state: Arc<Mutex<State>>,
+}
+
+impl Machine {
+    /// A machine with `cpus` CPUs (1 to 64) whose table frames come out of `pool`. All memory, in the pool or not, reads as zero
+    /// until it is written.
+    pub fn new(cpus: usize, pool: PhysRange) -> Self {
+        Self { state: Arc::new(Mutex::new(State::new(cpus, pool))) }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // A test that failed on another thread must not hide what the machine saw.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The CPU with number `index`.
+    pub fn cpu(&self, index: usize) -> Cpu {
+        assert!(index < self.state().cpus(), "the machine has no CPU {index}");
+        Cpu::new(self.clone(), index)
+    }
+
+    /// Takes `pages` zeroed frames out of the pool, side by side and aligned to their size, for a root. They do not count as
+    /// allocated.
+    pub fn take_root(&self, pages: u64) -> PhysAddr {
+        self.state().frames.take_root(pages).expect("the pool has no room for a root")
+    }
+
+    /// Puts a root back into the pool.
+    pub fn return_root(&self, root: PhysRange) {
+        self.state().return_root(root);
+    }
+
+    /// Watches a stage-2 table from now on, with what it holds.
+    pub fn track_stage2(&self, table: &Stage2) {
+        self.state().track(TreeKind::Stage2 { vmid: table.vmid() }, table.root(), *table.geometry());
+    }
+
+    /// Watches an EL2 stage-1 table from now on, with what it holds.
+    pub fn track_el2(&self, table: &El2Stage1) {
+        self.state().track(TreeKind::El2, table.root(), *table.geometry());
+    }
+
+    /// Watches an EL1 stage-1 table from now on, with what it holds.
+    pub fn track_el1(&self, table: &El1Stage1) {
+        let asid = u16::from(table.config().asid);
+        self.state().track(TreeKind::El1 { asid }, table.root(), *table.geometry());
+    }
+
+    /// Stops watching the tree at `root`. It is a violation if it still maps anything or is not clean.
+    pub fn forget(&self, root: PhysAddr) {
+        self.state().forget(root);
+    }
+
+    /// Lets `count` more allocations succeed, and none after them.
+    pub fn fail_allocations_after(&self, count: usize) {
+        self.state().frames.limit(Some(count));
+    }
+
+    /// Lets allocations succeed as long as the pool lasts.
+    pub fn allow_allocations(&self) {
+        self.state().frames.limit(None);
+    }
+
+    /// Frames that are allocated now.
+    pub fn allocated_frames(&self) -> usize {
+        self.state().frames.allocated()
+    }
+
+    /// Frames that were handed out since the machine was made.
+    pub fn allocations(&self) -> usize {
+        self.state().frames.handed_out
+    }
+
+    /// The contents of a page.
+    pub fn read_page(&self, pfn: Pfn) -> [u8; PAGE_SIZE as usize] {
+        self.state().memory.bytes(pfn)
+    }
+
+    /// Sets the contents of a page, on `cpu`'s account. It is a violation if the page is a table that may be walked.
+    pub fn write_page(&self, cpu: usize, pfn: Pfn, bytes: &[u8; PAGE_SIZE as usize]) {
+        let mut state = self.state();
+        state.page_write(cpu, pfn);
+        state.memory.set_bytes(pfn, bytes);
+    }
+
+    /// Sets all bytes of a page to zero; otherwise as [`write_page`](Self::write_page).
+    pub fn zero_page(&self, cpu: usize, pfn: Pfn) {
+        let mut state = self.state();
+        state.page_write(cpu, pfn);
+        state.memory.zero(pfn);
+    }
+
+    /// Sets all bytes of a page to `byte`; otherwise as [`write_page`](Self::write_page).
+    pub fn fill_page(&self, cpu: usize, pfn: Pfn, byte: u8) {
+        self.write_page(cpu, pfn, &[byte; PAGE_SIZE as usize]);
+    }
+
+    /// True where a page was written since it was last cleaned to the point of coherency: an observer that bypasses
+    /// the caches may see what was there before.
+    pub fn is_dirty(&self, pfn: Pfn) -> bool {
+        self.state().is_dirty(pfn)
+    }
+
+    /// The word at `address`, 8-byte aligned.
+    pub fn read_word(&self, address: PhysAddr) -> u64 {
+        self.state().memory.read(address)
+    }
+
+    /// Every translation of `input` that some CPU may use: what the tables in memory say first, then what a TLB may still
+    /// hold.
+    pub fn translations(&self, kind: TreeKind, input: u64) -> Vec<Translation> {
+        self.state().translations(kind, input)
+    }
+
+    /// Every physical address that some CPU may reach at `ipa` of `vmid`.
+    pub fn reachable(&self, vmid: u16, ipa: Ipa) -> Vec<PhysAddr> {
+        let translations = self.translations(TreeKind::Stage2 { vmid }, ipa.raw());
+        translations.into_iter().map(|translation| translation.output).collect()
+    }
+
+    /// The rules that were broken so far.
+    pub fn violations(&self) -> Vec<Violation> {
+        self.state().violations.clone()
+    }
+
+    /// All events so far, the oldest left out where there are very many, with the CPU of each.
+    pub fn events(&self) -> Vec<(usize, Event)> {
+        self.state().history.iter().copied().collect()
+    }
+
+    /// What is unfinished now: translations that were taken away and may still be used, writes and register changes
+    /// that no barrier has made visible. Nothing of it is a mistake while an operation runs, all of it is afterwards.
+    pub fn unfinished(&self) -> Vec<String> {
+        self.state().unfinished()
+    }
+
+    /// Passes where no rule was broken so far and nothing is unfinished.
+    ///
+    /// # Panics
+    /// With the violations and the events that led to them, where that is not so.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        let state = self.state();
+        let mut report: String = state.violations.iter().map(|violation| format!("{violation}\n")).collect();
+        let unfinished = state.unfinished();
+        if !unfinished.is_empty() {
+            for line in &unfinished {
+                report.push_str(&format!("unfinished: {line}\n"));
+            }
+            for (cpu, event) in state.recent() {
+                report.push_str(&format!("    CPU {cpu}: {event}\n"));
+            }
+        }
+        drop(state);
+        assert!(report.is_empty(), "{report}");
+    }
+
+    /// Passes where no frame of the pool is allocated.
+    ///
+    /// # Panics
+    /// Where a frame is.
+    #[track_caller]
+    pub fn assert_no_leak(&self) {
+        let allocated = self.allocated_frames();
+        assert_eq!(allocated, 0, "{allocated} frames were not given back");
+    }
+}

@@ -1,0 +1,57 @@
+//! RAM, by frame; a frame that was never written reads as zero.
+
+use std::collections::HashMap;
+
+use abi::{PAGE_SIZE, Pfn, PhysAddr};
+
+/// Descriptors, or 64-bit words, in a frame.
+pub(crate) const WORDS: usize = 512;
+
+#[derive(Default)]
+pub(crate) struct Memory {
+    frames: HashMap<u64, Box<[u64; WORDS]>>,
+}
+
+impl Memory {
+    /// The 64-bit word at `address`, which is 8-byte aligned.
+    pub(crate) fn read(&self, address: PhysAddr) -> u64 {
+        assert!(address.is_aligned(8), "read of a misaligned descriptor at {address}");
+        let word = (address.page_offset() / 8) as usize;
+        self.frames.get(&Pfn::containing(address).raw()).map_or(0, |frame| frame[word])
+    }
+
+    /// Stores the 64-bit word at `address`, which is 8-byte aligned.
+    pub(crate) fn write(&mut self, address: PhysAddr, value: u64) {
+        assert!(address.is_aligned(8), "write of a misaligned descriptor at {address}");
+        let word = (address.page_offset() / 8) as usize;
+        self.frame(Pfn::containing(address))[word] = value;
+    }
+
+    pub(crate) fn frame(&mut self, pfn: Pfn) -> &mut [u64; WORDS] {
+        self.frames.entry(pfn.raw()).or_insert_with(|| Box::new([0; WORDS]))
+    }
+
+    pub(crate) fn zero(&mut self, pfn: Pfn) {
+        self.frames.remove(&pfn.raw());
+    }
+
+    /// The contents of a frame, little-endian.
+    pub(crate) fn bytes(&self, pfn: Pfn) -> [u8; PAGE_SIZE as usize] {
+        let mut bytes = [0; PAGE_SIZE as usize];
+        if let Some(frame) = self.frames.get(&pfn.raw()) {
+            for (chunk, word) in bytes.chunks_exact_mut(8).zip(frame.iter()) {
+                chunk.copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    pub(crate) fn set_bytes(&mut self, pfn: Pfn, bytes: &[u8; PAGE_SIZE as usize]) {
+        let frame = self.frame(pfn);
+        for (word, chunk) in frame.iter_mut().zip(bytes.chunks_exact(8)) {
+            let mut value = [0; 8];
+            value.copy_from_slice(chunk);
+            *word = u64::from_le_bytes(value);
+        }
+    }
+}

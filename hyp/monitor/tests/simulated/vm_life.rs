@@ -1,0 +1,150 @@
+//! The life of a VM: every step can be refused, none can be skipped.
+
+use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, World, host_call};
+use abi::Error;
+use abi::host::{HostCall, VM_PROTECTED};
+use abi::run::ExitReason;
+use monitor::platform::GuestTrap;
+use monitor::vm_table::Life;
+use ownership::PageState;
+
+#[test]
+fn a_vm_lives_and_every_page_comes_back() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        let vm = world.protected_vm();
+        assert_eq!(world.monitor.vms().life(vm.handle), Some(Life::Live));
+        assert_eq!(world.run(vm, 0), Ok(ExitReason::Interrupt));
+        world.end(vm);
+        assert_eq!(world.monitor.vms().life(vm.handle), None);
+        world.assert_all_back();
+    }
+}
+
+#[test]
+fn pages_come_back_wiped() {
+    let mut world = World::new();
+    let vm = world.protected_vm();
+    for page in RAM + 64..RAM + 68 {
+        world.machine.fill_page(0, abi::Pfn::new(page), 0x5a);
+    }
+    world.end(vm);
+    for page in (RAM..vm.run_page).chain(vm.run_page + 1..RAM + 68) {
+        assert!(world.machine.read_page(abi::Pfn::new(page)).iter().all(|&byte| byte == 0), "{page:#x}");
+    }
+}
+
+#[test]
+fn no_step_is_skipped() {
+    let mut world = World::new();
+    let [handle, ..] = world.call(HostCall::VmReserve, &[]).unwrap();
+    let gfn = GUEST_RAM.raw() >> 12;
+    let donate = [handle, 0, RAM + 64, gfn, 1];
+    let vcpu_init = [handle, 0, RAM + 8, 1, RAM + 9];
+    let init = [handle, VM_PROTECTED, IPA_BITS | 1 << 32, RAM, 2, GUEST_ENTRY, 0];
+    for (call, arguments) in [
+        (HostCall::VcpuInit, &vcpu_init[..]),
+        (HostCall::VcpuTopUp, &[handle, 0, RAM + 10, 2]),
+        (HostCall::VmDonate, &donate),
+        (HostCall::VcpuRun, &[handle, 0]),
+        (HostCall::VmReclaim, &[handle, RAM + 64, 1]),
+        (HostCall::VmFinalise, &[handle]),
+    ] {
+        assert_eq!(world.call(call, arguments), Err(Error::WrongState), "{call:?} of a reserved VM");
+    }
+    world.call(HostCall::VmInit, &init).unwrap();
+    world.track(abi::host::VmHandle(handle as u32));
+    assert_eq!(world.call(HostCall::VcpuRun, &[handle, 0]), Err(Error::VmGone), "no vCPU yet");
+    assert_eq!(world.call(HostCall::VmDonate, &donate), Err(Error::VmGone), "no vCPU yet");
+    world.call(HostCall::VcpuInit, &vcpu_init).unwrap();
+    assert_eq!(world.call(HostCall::VmDonate, &donate), Err(Error::OutOfMemory), "no table pages yet");
+    assert_eq!(world.state(RAM + 64), PageState::HOST_ALONE);
+    world.call(HostCall::VcpuTopUp, &[handle, 0, RAM + 10, 2]).unwrap();
+    world.call(HostCall::VmDonate, &donate).unwrap();
+    assert_eq!(world.call(HostCall::VmReclaim, &[handle, RAM + 64, 1]), Err(Error::WrongState), "it lives");
+    assert_eq!(world.call(HostCall::VmFinalise, &[handle]), Err(Error::WrongState), "it lives");
+
+    world.call(HostCall::VmTeardown, &[handle]).unwrap();
+    assert_eq!(world.call(HostCall::VmTeardown, &[handle]), Err(Error::WrongState));
+    for (call, arguments) in [
+        (HostCall::VmInit, &init[..]),
+        (HostCall::VcpuInit, &[handle, 1, RAM + 20, 1, RAM + 21]),
+        (HostCall::VmDonate, &donate),
+        (HostCall::VcpuRun, &[handle, 0]),
+    ] {
+        assert_eq!(world.call(call, arguments), Err(Error::VmGone), "{call:?} of a dying VM");
+    }
+    assert_eq!(world.call(HostCall::VmFinalise, &[handle]), Err(Error::Busy), "it holds a page");
+    assert_eq!(world.call(HostCall::VmReclaim, &[handle, RAM + 63, 1]), Err(Error::NotYours));
+    assert_eq!(world.call(HostCall::VmReclaim, &[handle, RAM + 64, 2]), Err(Error::NotYours));
+    assert_eq!(world.call(HostCall::VmReclaim, &[handle, RAM + 64, 0]), Err(Error::BadRange));
+    assert_eq!(world.call(HostCall::VmReclaim, &[handle, RAM + 64, 1]), Ok([1, 0, 0]));
+    world.call(HostCall::VmFinalise, &[handle]).unwrap();
+    world.assert_all_back();
+}
+
+#[test]
+fn a_running_vm_is_busy() {
+    let mut world = World::new();
+    let vm = world.protected_vm();
+    let handle = u64::from(vm.handle.0);
+    let (mut cpu1, monitor) = (world.cpu(1), world.monitor.clone());
+    world.cpu0.guest_does(move |_| {
+        let run = host_call(&monitor, &mut cpu1, HostCall::VcpuRun, &[handle, 0]);
+        assert_eq!(run, Err(Error::Busy), "on two CPUs at once");
+        let teardown = host_call(&monitor, &mut cpu1, HostCall::VmTeardown, &[handle]);
+        assert_eq!(teardown, Err(Error::Busy));
+        let donate = [handle, 0, RAM + 100, 0x5_0000, 1];
+        assert_eq!(host_call(&monitor, &mut cpu1, HostCall::VmDonate, &donate), Ok([0; 3]), "memory may come");
+        GuestTrap::Interrupt
+    });
+    assert_eq!(world.run(vm, 0), Ok(ExitReason::Interrupt));
+    assert_eq!(world.run(vm, 0), Ok(ExitReason::Interrupt), "an exit leaves it ready");
+    world.end(vm);
+    world.assert_all_back();
+}
+
+#[test]
+fn a_handle_that_was_only_reserved_can_be_dropped() {
+    let mut world = World::new();
+    let [handle, ..] = world.call(HostCall::VmReserve, &[]).unwrap();
+    world.call(HostCall::VmTeardown, &[handle]).unwrap();
+    let init = [handle, VM_PROTECTED, IPA_BITS | 1 << 32, RAM, 2, GUEST_ENTRY, 0];
+    assert_eq!(world.call(HostCall::VmInit, &init), Err(Error::VmGone));
+    world.call(HostCall::VmFinalise, &[handle]).unwrap();
+    for call in [HostCall::VmTeardown, HostCall::VmFinalise] {
+        assert_eq!(world.call(call, &[handle]), Err(Error::VmGone));
+    }
+    assert_eq!(world.call(HostCall::VmTeardown, &[0]), Err(Error::VmGone));
+    assert_eq!(world.call(HostCall::VmTeardown, &[u64::MAX]), Err(Error::VmGone));
+}
+
+#[test]
+fn one_of_many_cpus_initialises_and_one_finalises() {
+    for _ in 0..50 {
+        let mut world = World::new();
+        let [handle, ..] = world.call(HostCall::VmReserve, &[]).unwrap();
+        let monitor = world.monitor.clone();
+        let race = |call: HostCall, arguments: &(dyn Fn(u64) -> Vec<u64> + Sync)| -> usize {
+            let mut cpus: Vec<_> = (0..4).map(|index| world.cpu(index)).collect();
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = cpus
+                    .iter_mut()
+                    .zip(0..)
+                    .map(|(cpu, index)| {
+                        let monitor = &monitor;
+                        scope.spawn(move || host_call(monitor, cpu, call, &arguments(index)).is_ok())
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| usize::from(thread.join().unwrap())).sum()
+            })
+        };
+        let init = |index| vec![handle, VM_PROTECTED, IPA_BITS | 1 << 32, RAM + 8 * index, 2, GUEST_ENTRY, 0];
+        assert_eq!(race(HostCall::VmInit, &init), 1);
+        assert_eq!(race(HostCall::VcpuInit, &|index| vec![handle, 0, RAM + 40 + index, 1, RAM + 50 + index]), 1);
+        assert!(race(HostCall::VcpuRun, &|_| vec![handle, 0]) >= 1);
+        assert_eq!(race(HostCall::VmTeardown, &|_| vec![handle]), 1);
+        assert_eq!(race(HostCall::VmFinalise, &|_| vec![handle]), 1);
+        world.assert_all_back();
+    }
+}

@@ -1,0 +1,280 @@
+//! Random operations against a flat map of the input space, over memsim: after each operation the table must say what
+//! the map says, every frame must be accounted for, and no maintenance may be missing.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use abi::{Ipa, PhysAddr};
+use pgtable::{
+    Annotation, Descriptor, MapOptions, Stage2Attributes, Stage2Config, Stage2Memory, TableError, TableFrames,
+    TlbiFeatures,
+};
+use proptest::prelude::*;
+
+use crate::bench::{Bench, GIB, MIB2, PAGE};
+
+/// What a part of the input space holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Held {
+    Nothing,
+    Note(u64),
+    /// Output address minus input address, modulo 2^64, and attributes.
+    Mapping(u64, Stage2Attributes),
+}
+
+/// The flat map: what is held from each key up to the next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Oracle {
+    parts: BTreeMap<u64, Held>,
+    size: u64,
+}
+
+impl Oracle {
+    fn new(size: u64) -> Self {
+        Self { parts: BTreeMap::from([(0, Held::Nothing)]), size }
+    }
+
+    fn at(&self, address: u64) -> Held {
+        *self.parts.range(..=address).next_back().unwrap().1
+    }
+
+    fn set(&mut self, start: u64, end: u64, held: impl Fn(Held) -> Held) {
+        for cut in [start, end] {
+            if cut < self.size {
+                let held = self.at(cut);
+                self.parts.insert(cut, held);
+            }
+        }
+        for (_, part) in self.parts.range_mut(start..end) {
+            *part = held(*part);
+        }
+        let mut last = None;
+        self.parts.retain(|_, held| {
+            let keep = last != Some(*held);
+            last = Some(*held);
+            keep
+        });
+    }
+
+    fn parts_of(&self, start: u64, end: u64) -> Vec<Held> {
+        let mut parts = vec![self.at(start)];
+        parts.extend(self.parts.range(start + 1..end).map(|(_, held)| *held));
+        parts
+    }
+}
+
+/// The flat map that the table describes.
+fn picture(bench: &Bench) -> Oracle {
+    let size = bench.table.geometry().input_size();
+    let mut oracle = Oracle { parts: BTreeMap::new(), size };
+    let mut last = None;
+    let mut next = 0;
+    let flow = bench.table.visit(&bench.cpu, Ipa::new(0), size, |leaf| {
+        assert_eq!(leaf.base.raw(), next, "leaves follow each other without gap or overlap");
+        next += leaf.size;
+        let held = match leaf.descriptor {
+            Descriptor::Invalid { annotation: None } => Held::Nothing,
+            Descriptor::Invalid { annotation: Some(annotation) } => Held::Note(annotation.value()),
+            Descriptor::Block { output, attributes } | Descriptor::Page { output, attributes } => {
+                Held::Mapping(output.raw().wrapping_sub(leaf.base.raw()), attributes)
+            }
+            Descriptor::Table { .. } => panic!("a table is no leaf"),
+        };
+        if last != Some(held) {
+            oracle.parts.insert(leaf.base.raw(), held);
+            last = Some(held);
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(flow, Ok(ControlFlow::Continue(())));
+    assert_eq!(next, size);
+    oracle
+}
+
+/// No table is empty, and the tables are all the frames there are.
+fn check_frames(bench: &Bench) {
+    let mut tables = Vec::new();
+    bench.table.visit_tables(&bench.cpu, |table| tables.push(table)).unwrap();
+    assert_eq!(tables.len(), bench.machine.allocated_frames());
+    for table in tables {
+        let holds = (0..512).any(|index| bench.cpu.read(table.checked_add(index * 8).unwrap()) != 0);
+        assert!(holds, "the table at {table} is empty");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Map { output: u64, attributes: Stage2Attributes, options: MapOptions },
+    Remap { output: u64, attributes: Stage2Attributes, options: MapOptions },
+    Unmap,
+    Annotate(Option<u64>),
+    Protect(Stage2Attributes),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    start: u64,
+    size: u64,
+    operation: Operation,
+    /// Allocations that succeed before one fails.
+    frames: usize,
+}
+
+impl Step {
+    /// What the map says that this must come to; changes the map where it succeeds.
+    fn apply(&self, oracle: &mut Oracle) -> Result<(), TableError> {
+        let (start, end) = (self.start, self.start + self.size);
+        let parts = oracle.parts_of(start, end);
+        match self.operation {
+            Operation::Map { output, attributes, options } | Operation::Remap { output, attributes, options } => {
+                let replaces = matches!(self.operation, Operation::Remap { .. });
+                let new = Held::Mapping(output.wrapping_sub(start), attributes);
+                for part in parts {
+                    match part {
+                        Held::Mapping(..) if part != new && !replaces => return Err(TableError::Exists),
+                        Held::Note(_) if !options.replace_annotations => return Err(TableError::Annotated),
+                        _ => {}
+                    }
+                }
+                oracle.set(start, end, |_| new);
+            }
+            Operation::Unmap => oracle.set(start, end, |_| Held::Nothing),
+            Operation::Annotate(note) => oracle.set(start, end, |_| note.map_or(Held::Nothing, Held::Note)),
+            Operation::Protect(attributes) => {
+                if !parts.iter().all(|part| matches!(part, Held::Mapping(..))) {
+                    return Err(TableError::NotMapped);
+                }
+                oracle.set(start, end, |held| match held {
+                    Held::Mapping(delta, _) => Held::Mapping(delta, attributes),
+                    other => other,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, bench: &mut Bench) -> Result<(), TableError> {
+        let Bench { cpu, table, .. } = bench;
+        let ipa = Ipa::new(self.start);
+        match self.operation {
+            Operation::Map { output, attributes, options } => {
+                table.map(cpu, ipa, PhysAddr::new(output), self.size, attributes, options)
+            }
+            Operation::Remap { output, attributes, options } => {
+                table.remap(cpu, ipa, PhysAddr::new(output), self.size, attributes, options)
+            }
+            Operation::Unmap => table.unmap(cpu, ipa, self.size),
+            Operation::Annotate(note) => table.annotate(cpu, ipa, self.size, note.and_then(Annotation::new)),
+            Operation::Protect(attributes) => table.protect(cpu, ipa, self.size, attributes),
+        }
+    }
+}
+
+fn attributes() -> impl Strategy<Value = Stage2Attributes> {
+    prop_oneof![
+        4 => Just(Stage2Attributes::memory()),
+        2 => Just(Stage2Attributes { write: false, ..Stage2Attributes::memory() }),
+        1 => Just(Stage2Attributes::memory().with_software(5)),
+        1 => Just(Stage2Attributes::device()),
+        1 => Just(Stage2Attributes { memory: Stage2Memory::NormalNonCacheable, ..Stage2Attributes::memory() }),
+    ]
+}
+
+fn options() -> impl Strategy<Value = MapOptions> {
+    (prop::bool::weighted(0.15), any::<bool>(), any::<bool>()).prop_map(
+        |(force_pages, replace_annotations, synchronise_caches)| MapOptions {
+            force_pages,
+            replace_annotations,
+            synchronise_caches,
+        },
+    )
+}
+
+/// A place near the edges of blocks, in the first 6 GiB or at the end of a space of 4 GiB to 256 TiB.
+fn place() -> impl Strategy<Value = u64> {
+    (0..6u64, prop_oneof![Just(0u64), 0..4u64, Just(511)], prop_oneof![3 => Just(0u64), 2 => 0..3u64, 1 => 509..512u64])
+        .prop_map(|(gib, block, page)| gib * GIB + block * MIB2 + page * PAGE)
+}
+
+fn length() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        3 => (1..5u64).prop_map(|pages| pages * PAGE),
+        1 => (15..19u64).prop_map(|pages| pages * PAGE),
+        2 => (1..3u64).prop_map(|blocks| blocks * MIB2),
+        1 => (510..515u64).prop_map(|pages| pages * PAGE),
+        1 => Just(GIB),
+        1 => (0..3u64, 0..3u64).prop_map(|(blocks, pages)| GIB + blocks * MIB2 + pages * PAGE),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = (Operation, Option<u64>)> {
+    // The output is the input (identity), or a place of its own.
+    let output = prop_oneof![2 => Just(None), 1 => place().prop_map(Some)];
+    let mapping = || (output.clone(), attributes(), options());
+    prop_oneof![
+        4 => mapping().prop_map(|(to, attributes, options)| (Operation::Map { output: 0, attributes, options }, to)),
+        2 => mapping().prop_map(|(to, attributes, options)| (Operation::Remap { output: 0, attributes, options }, to)),
+        3 => Just((Operation::Unmap, None)),
+        2 => prop::option::weighted(0.8, 1..4u64).prop_map(|note| (Operation::Annotate(note), None)),
+        2 => attributes().prop_map(|attributes| (Operation::Protect(attributes), None)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (place(), length(), operation(), 0..6usize).prop_map(|(start, size, (operation, to), frames)| {
+        // A GiB of pages shows nothing that a few MiB of them do not, and takes long.
+        let is_large = size > 8 * MIB2;
+        let to = to.unwrap_or(start);
+        let to = if is_large { to & !(MIB2 - 1) | start & (MIB2 - 1) } else { to };
+        let limit = |options: MapOptions| MapOptions { force_pages: options.force_pages && !is_large, ..options };
+        let operation = match operation {
+            Operation::Map { attributes, options, .. } => {
+                Operation::Map { output: to, attributes, options: limit(options) }
+            }
+            Operation::Remap { attributes, options, .. } => {
+                Operation::Remap { output: to, attributes, options: limit(options) }
+            }
+            other => other,
+        };
+        Step { start, size, operation, frames }
+    })
+}
+
+fn config() -> impl Strategy<Value = Stage2Config> {
+    (prop_oneof![Just(33u32), Just(36), Just(40), Just(44)], any::<[bool; 4]>()).prop_map(
+        |(ipa_bits, [fwb, xnx, level_hint, range])| Stage2Config {
+            fwb,
+            xnx,
+            tlbi: TlbiFeatures { level_hint, range },
+            ..Stage2Config::new(ipa_bits, 48)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_table_and_a_flat_map_never_disagree(config in config(), steps in prop::collection::vec(step(), 1..14)) {
+        let mut bench = Bench::with(config);
+        let mut oracle = Oracle::new(1 << config.ipa_bits);
+        for step in steps {
+            let before = oracle.clone();
+            let expected = step.apply(&mut oracle);
+            bench.machine.fail_allocations_after(step.frames);
+            let mut result = step.run(&mut bench);
+            bench.machine.allow_allocations();
+            bench.machine.assert_clean();
+            if result == Err(TableError::OutOfFrames) {
+                prop_assert_eq!(&picture(&bench), &before, "a failed operation changed something");
+                check_frames(&bench);
+                result = step.run(&mut bench);
+                bench.machine.assert_clean();
+            }
+            prop_assert_eq!(result, expected, "{:?}", step);
+            prop_assert_eq!(&picture(&bench), &oracle, "{:?}", step);
+            check_frames(&bench);
+        }
+        bench.finish();
+    }
+}
