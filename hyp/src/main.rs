@@ -25,6 +25,7 @@ mod id_registers;
 mod layout;
 mod machine;
 mod platform;
+mod self_test;
 mod start;
 mod system_register;
 mod tables;

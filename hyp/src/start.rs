@@ -4,9 +4,9 @@ use crate::machine::{self, Machine};
 use crate::platform::El2Platform;
 use crate::system_register::mrs;
 use crate::tables::{self, EarlyResult};
-use crate::{cache, console, cpu_data, firmware, host};
+use crate::{cache, console, cpu_data, firmware, host, self_test};
 use crate::environment::{El2Environment, POOL};
-use abi::boot::BootInfo;
+use abi::boot::{BootInfo, SelfTest};
 use abi::PhysRange;
 use core::fmt;
 use monitor::Monitor;
@@ -36,6 +36,9 @@ pub extern "C" fn boot_cpu_main(boot: &'static BootInfo, _cpu: u64) -> ! {
     let features = CpuFeatures::from_id_registers(&id);
     introduce(boot, &features);
     let machine = take_machine(boot, early, id, features);
+    if let Some(test) = SelfTest::from_number(boot.self_test) {
+        self_test::commit(test, boot);
+    }
     log::info!("entering the host at EL1, {}, device tree {}", boot.host_entry, boot.host_device_tree);
     let ticks = mrs!("cntpct_el0").wrapping_sub(boot.counter_at_entry);
     log::info!("boot took {ticks} counter ticks at {} Hz", mrs!("cntfrq_el0"));

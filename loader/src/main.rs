@@ -67,7 +67,7 @@ extern "C" fn start(device_tree: u64, counter: u64) -> ! {
     }
     let conduit = Conduit::of(&given.survey);
     if level != ExceptionLevel::El2 {
-        say!("entered at {level}; Freehold needs EL2 (QEMU: -M virt,virtualization=on,gic-version=3, no secure=on)");
+        say!("entered at {level}; Freehold needs EL2 (QEMU: -M virt,virtualization=on,gic-version=3)");
         firmware::power_off(conduit);
     }
     let Err(error) = boot(given, conduit, counter);
@@ -129,6 +129,7 @@ fn boot(given: Given, conduit: Conduit, counter: u64) -> Result<Infallible, Boot
 
     let mut info = plan.boot_info(&hyp, host_tree_range.start);
     info.log_level = options.log_level as u32;
+    info.self_test = options.self_test.map_or(0, |test| test as u32);
     info.psci_version = firmware::psci_version(conduit);
     info.counter_at_entry = processor::physical_counter(counter);
     let boot_info = plan.carve_out.boot_info;

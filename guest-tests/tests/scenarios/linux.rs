@@ -41,7 +41,7 @@ fn completes(bench: &Bench, test: &str, cpus: u32, mebibytes: u32, least: u32) -
 
 fn boot(bench: &Bench, cpus: u32) -> Result<(), Failure> {
     let run = completes(bench, "boot", cpus, 1024, 4)?;
-    run.tells(&["loader:", "hyp:", "Linux version"])?;
+    run.tells(&["loader:", "hyp[", "Linux version"])?;
     Ok(())
 }
 

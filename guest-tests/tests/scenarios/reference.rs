@@ -57,7 +57,7 @@ fn story(bench: &Bench) -> Result<(), Failure> {
     let run = completes(bench, "story", 4, 5)?;
     run.tells(&[
         "loader:",
-        "hyp:",
+        "hyp[",
         "host:",
         "hello: alive at EL1",
         "shares the page",
@@ -91,7 +91,7 @@ fn preempt(bench: &Bench) -> Result<(), Failure> {
     let run = completes(bench, "preempt", 2, 3)?;
     run.check("spinning-guest-interrupted")?
         .check("wild-guest-stopped")?
-        .tells(&["guest spin: spin: spinning", "guest fault: fault: touching memory"])?;
+        .tells(&["guest spin: spinning", "guest fault: touching memory"])?;
     Ok(())
 }
 

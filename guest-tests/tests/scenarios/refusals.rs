@@ -47,7 +47,7 @@ fn refused_kernel(bench: &Bench, name: &str, kernel: &[u8], word: &str) -> Resul
     let path: PathBuf = bench.scratch.join(format!("{name}.kernel"));
     std::fs::write(&path, kernel).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     let machine = Machine::new(bench.images.freehold()?).host(path, "").timeout(Duration::from_secs(30));
-    machine.run()?.says(word)?.never_says("hyp:")?;
+    machine.run()?.says(word)?.never_says("hyp[")?;
     Ok(())
 }
 
@@ -122,6 +122,6 @@ fn board_tree(bench: &Bench, name: &str) -> Result<Vec<u8>, Failure> {
 /// The loader says `words`, and neither hyp nor a host says anything.
 fn stops(machine: Machine, words: &str) -> Result<(), Failure> {
     let run = machine.timeout(Duration::from_secs(20)).run_until(words)?;
-    run.says(LOADER)?.never_says("hyp:")?.never_says("panic")?;
+    run.says(LOADER)?.never_says("hyp[")?.never_says("panic")?;
     Ok(())
 }

@@ -45,6 +45,50 @@ pub enum PsciConduit {
     Smc = 1,
 }
 
+macro_rules! self_tests {
+    ($($(#[$meta:meta])* $name:ident = $number:literal, $word:literal;)*) => {
+        /// A fault that hyp commits on request (`freehold.self-test=…` on the loader's command line) when all else is
+        /// set up, to show that it is caught, reported and stopped at.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u32)]
+        pub enum SelfTest {
+            $($(#[$meta])* $name = $number,)*
+        }
+
+        impl SelfTest {
+            /// The test that a word of the command line names.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($word => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// The test of [`BootInfo::self_test`]; `None` for 0, which asks for none, and for numbers without a
+            /// meaning.
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+self_tests! {
+    /// Runs off the end of the stack.
+    StackOverflow = 1, "stack-overflow";
+    /// Writes to hyp's own code.
+    WriteCode = 2, "write-code";
+    /// Jumps to hyp's own data.
+    ExecuteData = 3, "execute-data";
+    /// Reads memory of the host, which is not mapped at EL2.
+    ReadHost = 4, "read-host";
+    /// Overflows an addition.
+    ArithmeticOverflow = 5, "arithmetic-overflow";
+}
+
 /// Where the interrupt controller is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
@@ -98,6 +142,10 @@ pub struct BootInfo {
     pub host_device_tree: PhysAddr,
     /// CNTPCT_EL0 at the loader's first instruction.
     pub counter_at_entry: u64,
+    /// The [`SelfTest`] to commit before the host starts, or 0.
+    pub self_test: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<BootInfo>() <= crate::PAGE_SIZE as usize);

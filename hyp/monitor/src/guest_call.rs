@@ -2,6 +2,7 @@
 
 use crate::guest_exit::{Exit, Outcome};
 use crate::guest_psci;
+use crate::mmio::DEVICE_IPA_LIMIT;
 use crate::platform::Platform;
 use crate::registers::VcpuContext;
 use crate::smccc::{ArchitectureCall, Call, NOT_SUPPORTED_REGISTER, architecture_call};
@@ -72,7 +73,7 @@ pub(crate) fn answer(context: &mut VcpuContext, result: u64) -> Outcome {
     Outcome::Resume
 }
 
-/// A call that concerns the page at the IPA in x1; x2 and x3 must be zero. Where no memory is at the IPA yet, the host
+/// A call that concerns the page at the IPA in x1; x2 and x3 must be zero. Where memory may be but none is yet, the host
 /// is asked for it, and the guest makes its call again.
 fn memory_call(
     context: &mut VcpuContext,
@@ -92,7 +93,7 @@ fn memory_call(
             context.general.set_x(0, smccc::SUCCESS as u64);
             Outcome::Exit(exit(ipa))
         }
-        Err(Error::NotMemory) => {
+        Err(Error::NotMemory) if ipa >= DEVICE_IPA_LIMIT => {
             context.general.pc = context.general.pc.wrapping_sub(INSTRUCTION_SIZE);
             Outcome::Exit(Exit::MemoryFault { ipa, write: true })
         }

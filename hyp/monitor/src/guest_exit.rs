@@ -195,8 +195,8 @@ impl Monitor {
                     Outcome::Inject(Injection::Undefined)
                 }
             }
-            Cause::DataAbort(abort) => data_abort(claim, exception, abort),
-            Cause::InstructionAbort(abort) => instruction_abort(exception, abort),
+            Cause::DataAbort(abort) => data_abort(vm, claim, exception, abort),
+            Cause::InstructionAbort(abort) => instruction_abort(vm, exception, abort),
             Cause::Other => Outcome::Inject(Injection::Undefined),
         }
     }
@@ -222,14 +222,14 @@ impl Monitor {
 }
 
 /// A data abort. Where no memory is, an access below [`DEVICE_IPA_LIMIT`] that the CPU has decoded is the host's to
-/// answer, and one that it has not is an external abort; from there upwards the host is asked for memory. Whatever
-/// memory there is but does not take the access is an external abort too.
-fn data_abort(claim: &mut Claim<'_>, exception: &Exception, abort: Abort) -> Outcome {
+/// answer, and one that it has not is an external abort; from there upwards, to the end of the guest's address space,
+/// the host is asked for memory. Whatever memory there is but does not take the access is an external abort too.
+fn data_abort(vm: &Vm, claim: &mut Claim<'_>, exception: &Exception, abort: Abort) -> Outcome {
     let refused = Outcome::Inject(Injection::for_abort(exception.syndrome(), exception.far));
-    if abort.kind() != FaultKind::Translation {
+    let ipa = exception.fault_ipa(abort);
+    if abort.kind() != FaultKind::Translation || is_beyond(vm, ipa) {
         return refused;
     }
-    let ipa = exception.fault_ipa(abort);
     if ipa >= DEVICE_IPA_LIMIT {
         let write = abort.is_write() && !abort.is_cache_maintenance();
         return Outcome::Exit(Exit::MemoryFault { ipa: ipa.align_down(PAGE_SIZE), write });
@@ -247,10 +247,15 @@ fn data_abort(claim: &mut Claim<'_>, exception: &Exception, abort: Abort) -> Out
     }
 }
 
+/// True where the host could not put memory: beyond the address space that the VM was made with.
+fn is_beyond(vm: &Vm, ipa: Ipa) -> bool {
+    ipa.raw() >> vm.config().ipa_bits != 0
+}
+
 /// An instruction abort: as for data, but there are no instructions in devices.
-fn instruction_abort(exception: &Exception, abort: Abort) -> Outcome {
+fn instruction_abort(vm: &Vm, exception: &Exception, abort: Abort) -> Outcome {
     let ipa = exception.fault_ipa(abort);
-    if abort.kind() == FaultKind::Translation && ipa >= DEVICE_IPA_LIMIT {
+    if abort.kind() == FaultKind::Translation && ipa >= DEVICE_IPA_LIMIT && !is_beyond(vm, ipa) {
         Outcome::Exit(Exit::MemoryFault { ipa: ipa.align_down(PAGE_SIZE), write: false })
     } else {
         Outcome::Inject(Injection::for_abort(exception.syndrome(), exception.far))

@@ -2,7 +2,7 @@
 //! is in, and what EL2's control registers hold.
 //!
 //! `hyp/src` knows how EL2 does a thing; this crate knows whether it may be done. The two meet in
-//! [`Platform`](platform::Platform), which `hyp/src` implements, and in [`Monitor`], whose
+//! [`Platform`], which `hyp/src` implements, and in [`Monitor`], whose
 //! [`host_exit`](Monitor::host_exit) it calls for every synchronous exception of the host. Guests run within that call,
 //! in [`VCPU_RUN`](abi::host::HostCall::VcpuRun).
 #![cfg_attr(not(test), no_std)]

@@ -443,3 +443,135 @@ fn guest_mdcr(features: &CpuFeatures) -> u64 {
     }
     value
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::IdRegisters;
+
+    /// The features of a CPU that claims every field of its ID registers.
+    fn everything() -> CpuFeatures {
+        CpuFeatures::from_id_registers(&IdRegisters {
+            id_aa64pfr0_el1: 0x1111_1111_1111_1111,
+            id_aa64pfr1_el1: 0x2222_2222_2222_2222,
+            id_aa64pfr2_el1: !0,
+            id_aa64smfr0_el1: !0,
+            id_aa64dfr0_el1: 0x1111_1111_1111_1111,
+            id_aa64isar0_el1: !0,
+            id_aa64isar1_el1: 0x3111_1111_1111_1111,
+            id_aa64isar2_el1: !0,
+            id_aa64mmfr0_el1: 0x2222_2222_2222_2225,
+            id_aa64mmfr1_el1: 0x2222_2222_2222_2222,
+            id_aa64mmfr2_el1: !0,
+            id_aa64mmfr3_el1: !0,
+            pmcr_el0: 6 << 11,
+            ..IdRegisters::default()
+        })
+    }
+
+    fn host(features: &CpuFeatures) -> TrapControls {
+        TrapControls::host(features, 0x1234, 0x8000_0001, Translation { vtcr_el2: 7, vttbr_el2: 9 })
+    }
+
+    fn guest(features: &CpuFeatures) -> TrapControls {
+        TrapControls::guest(features, 0x1234, Translation { vtcr_el2: 7, vttbr_el2: 9 })
+    }
+
+    #[test]
+    fn the_host_of_a_plain_cpu_finds_no_trap_but_smc() {
+        let controls = host(&CpuFeatures::default());
+        assert_eq!(controls.hcr_el2, 1 << 31 | 1 << 19 | 1);
+        assert_eq!(controls.cptr_el2, 0x33ff, "as the boot protocol has it");
+        assert_eq!((controls.mdcr_el2, controls.hcrx_el2, controls.hstr_el2), (0, 0, 0));
+        assert_eq!(controls.cnthctl_el2, 3);
+        assert_eq!((controls.icc_sre_el2, controls.ich_hcr_el2), (0xf, 0));
+        assert_eq!((controls.vpidr_el2, controls.vmpidr_el2), (0x1234, 0x8000_0001));
+        assert_eq!((controls.vtcr_el2, controls.vttbr_el2), (7, 9));
+    }
+
+    #[test]
+    fn the_host_finds_every_feature_untrapped() {
+        let features = everything();
+        let controls = host(&features);
+        assert_eq!(controls.cptr_el2, 0x22ff, "SVE, SME, FP, trace, activity monitors");
+        let hcr = 1 | 1 << 19 | 1 << 31 | 0b11 << 40 | 1 << 46 | 1 << 56;
+        assert_eq!(controls.hcr_el2 & !(1 << 47 | 1 << 53), hcr, "VM, TSC, RW, APK, API, FWB, ATA");
+        assert_eq!(controls.mdcr_el2, 6 | 0b11 << 12 | 0b11 << 24, "HPMN, E2PB, E2TB");
+        let hcrx = 0b111 | 1 << 11 | 1 << 14 | 1 << 15 | 1 << 17 | 0b1111 << 21;
+        assert_eq!(controls.hcrx_el2, hcrx, "LS64, MOPS, TCR2, SCTLR2, D128, GCS, FPM, PACM");
+        for (name, register, bits) in [
+            ("nTPIDR2_EL0, nSMPRI_EL1", controls.hfgrtr_el2, 0b11 << 54),
+            ("nPIR_EL1, nPIRE0_EL1", controls.hfgrtr_el2, 0b11 << 57),
+            ("nPOR_EL1, nPOR_EL0", controls.hfgrtr_el2, 0b11 << 59),
+            ("nGCS_EL1, nGCS_EL0", controls.hfgwtr_el2, 0b11 << 52),
+            ("nBRBIALL, nBRBINJ", controls.hfgitr_el2, 0b11 << 55),
+            ("nBRBDATA, nBRBCTL, nBRBIDR", controls.hdfgrtr_el2, 0b111 << 59),
+            ("nPMSNEVFR_EL1", controls.hdfgwtr_el2, 1 << 62),
+            ("nPMICNTR_EL0, nPMUACR_EL1", controls.hdfgrtr2_el2, 0b10100),
+            ("nPMZR_EL0", controls.hdfgwtr2_el2, 1 << 21),
+        ] {
+            assert_eq!(register & bits, bits, "{name}");
+        }
+        let positive = [
+            controls.hfgrtr_el2 & ((1 << 50) - 1),
+            controls.hfgitr_el2 & ((1 << 55) - 1),
+            controls.hdfgrtr_el2 & ((1 << 59) - 1),
+            controls.hafgrtr_el2,
+        ];
+        assert_eq!(positive, [0; 4], "where a one traps there is none");
+    }
+
+    #[test]
+    fn host_only_registers_exist_with_their_feature() {
+        assert_eq!(HostOnlyControls::new(&CpuFeatures::default()), HostOnlyControls::default());
+        let controls = HostOnlyControls::new(&everything());
+        assert_eq!(controls.zcr_el2, Some(0xf));
+        assert_eq!(controls.smcr_el2, Some(1 << 31 | 1 << 30 | 0xf));
+        assert_eq!((controls.pmscr_el2, controls.brbcr_el2), (Some(0x50), Some(0x18)));
+        assert_eq!(controls.mpam2_el2, Some(1 << 50));
+        let above = CpuFeatures { spe_owned_above: true, trbe_owned_above: true, ..everything() };
+        assert_eq!(HostOnlyControls::new(&above).pmscr_el2, None);
+        assert_eq!(host(&above).mdcr_el2 >> 24 & 0b11, 0);
+    }
+
+    #[test]
+    fn a_guest_is_trapped_where_it_is_given_nothing() {
+        for features in [CpuFeatures::default(), everything()] {
+            let controls = guest(&features);
+            assert_eq!(controls.cptr_el2 & !(1 << 30), 0x0010_37ff, "SVE, SME, FP, trace");
+            let always = 1 | 0b111 << 3 | 0b11 << 13 | 0b111 << 16 | 1 << 19 | 0b111 << 20 | 1 << 31;
+            assert_eq!(controls.hcr_el2 & always, always, "VM, interrupts, WFx, IDs, SMC, TIDCP, TACR, TSW, RW");
+            let never = 1 << 27 | 1 << 34 | 1 << 47 | 1 << 53 | 1 << 56;
+            assert_eq!(controls.hcr_el2 & never, 0, "TGE, E2H, FIEN, ENSCXT, ATA");
+            assert_eq!(controls.hcrx_el2 & !hcrx::MSCEN, 0);
+            assert_eq!(controls.mdcr_el2 & 0b111 << 9, 0b111 << 9, "TDA, TDOSA, TDRA");
+            assert_eq!(controls.mdcr_el2 & (0b11 << 12 | 0b11 << 24), 0, "no buffer is the guest's");
+            assert_eq!((controls.hfgrtr_el2, controls.hfgwtr_el2, controls.hfgitr_el2), (0, 0, 0));
+            assert_eq!(controls.cnthctl_el2, 1, "the physical timer is the host's");
+            assert_eq!((controls.ich_hcr_el2, controls.icc_sre_el2), (0b111 << 10, 0b0111));
+            assert_eq!((controls.vtcr_el2, controls.vttbr_el2), (7, 9));
+        }
+        let controls = guest(&everything());
+        assert_eq!(controls.hcr_el2 & (0b111 << 35), 0b111 << 35, "TLOR, TERR, TEA");
+        assert_eq!(
+            controls.hcr_el2 & (1 << 49 | 1 << 58 | 1 << 46 | 0b11 << 40),
+            1 << 49 | 1 << 58 | 1 << 46 | 0b11 << 40
+        );
+        assert_eq!(
+            controls.mdcr_el2 & (1 << 27 | 1 << 19 | 1 << 14 | 0b11 << 5),
+            1 << 27 | 1 << 19 | 1 << 14 | 0b11 << 5
+        );
+        assert_ne!(controls.cptr_el2 & 1 << 30, 0, "activity monitors");
+    }
+
+    #[test]
+    fn fp_traps_until_it_is_switched_on() {
+        let mut controls = guest(&CpuFeatures::default());
+        assert_ne!(controls.cptr_el2 & 1 << 10, 0);
+        let before = controls;
+        controls.enable_fp();
+        assert_eq!(controls.cptr_el2, before.cptr_el2 & !(1 << 10));
+        controls.disable_fp();
+        assert_eq!(controls, before);
+    }
+}

@@ -6,8 +6,8 @@ use abi::{Error, Pfn, PhysAddr, PhysRange};
 use pgtable::geometry::{LAST_LEVEL, entry_size};
 use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
 
-/// The most frames that are ever reserved: both ends of a range cut from level 0 down to pages, in two tables.
-const MOST: usize = 12;
+/// The most frames that are ever put aside: both ends of a range cut from level 0 down to pages.
+const MOST: usize = 6;
 
 /// How many new tables it takes to change the entries of `start..end` alone, where `first_level` and `last_level` are
 /// the levels of the leaves that now decide for the first and the last byte.

@@ -15,14 +15,16 @@ const RESERVATION_SIZE: usize = 16;
 const ADDED_SIZE: usize = 4096;
 
 /// What changes in one node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct NodeEdit {
     path: String,
     /// New value of each property, or `None` for one that goes.
     properties: Vec<(&'static str, Option<Vec<u8>>)>,
     /// The node goes, with all that is in it.
     removed: bool,
-    /// The node is there, or was made.
+    /// The node is to be made where it does not exist.
+    wanted: bool,
+    /// The node exists, or was made.
     found: bool,
 }
 
@@ -33,27 +35,40 @@ pub struct Edits {
 }
 
 impl Edits {
-    /// Sets a property of the node at `path`; property and node are made where they do not exist (of a node's parents,
-    /// all must exist or be edited themselves, before it).
+    /// Sets a property of the node at `path`. Property, node and the nodes above it are made where they do not exist. Of
+    /// several edits of one property the last counts.
     pub fn set(&mut self, path: &str, property: &'static str, value: &[u8]) {
-        self.edit(path, |node| node.properties.push((property, Some(value.into()))));
+        self.edit_property(path, property, Some(value.into()));
+        let mut path = Some(path);
+        while let Some(wanted) = path.filter(|path| !path.is_empty()) {
+            self.edit(wanted, |node| node.wanted = true);
+            path = wanted.rsplit_once('/').map(|(above, _)| above);
+        }
     }
 
-    /// Removes a property, where it exists, of a node that exists.
+    /// Removes a property, where it exists.
     pub fn remove_property(&mut self, path: &str, property: &'static str) {
-        self.edit(path, |node| node.properties.push((property, None)));
+        self.edit_property(path, property, None);
     }
 
-    /// Removes a node that exists.
+    /// Removes a node, where it exists, with all that is in it.
     pub fn remove_node(&mut self, path: &str) {
         self.edit(path, |node| node.removed = true);
     }
 
+    fn edit_property(&mut self, path: &str, property: &'static str, value: Option<Vec<u8>>) {
+        self.edit(path, |node| {
+            node.properties.retain(|(name, _)| *name != property);
+            node.properties.push((property, value));
+        });
+    }
+
+    /// Changes the edit of the node at `path`.
     fn edit(&mut self, path: &str, change: impl FnOnce(&mut NodeEdit)) {
         match self.nodes.iter_mut().find(|node| node.path == path) {
             Some(node) => change(node),
             None => {
-                let mut node = NodeEdit { path: path.into(), properties: Vec::new(), removed: false, found: false };
+                let mut node = NodeEdit { path: path.into(), ..NodeEdit::default() };
                 change(&mut node);
                 self.nodes.push(node);
             }
@@ -127,7 +142,7 @@ impl Edits {
     fn make_children(&mut self, parent: &str, writer: &mut Writer) {
         for index in 0..self.nodes.len() {
             let Some(edit) = self.nodes.get_mut(index) else { continue };
-            if edit.found || edit.removed {
+            if edit.found || edit.removed || !edit.wanted {
                 continue;
             }
             let Some((_, name)) = edit.path.rsplit_once('/').filter(|(above, _)| *above == parent) else { continue };

@@ -1,5 +1,6 @@
 //! The loader's own boot arguments, in `/chosen/bootargs`.
 
+use abi::boot::SelfTest;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -44,6 +45,8 @@ impl LogLevel {
 pub struct Options {
     /// `freehold.log=…`.
     pub log_level: LogLevel,
+    /// `freehold.self-test=…`: the fault that hyp is to commit.
+    pub self_test: Option<SelfTest>,
     /// The words that are not ours, for the host kernel where it has no arguments of its own.
     pub remaining: String,
     /// Words that start like ours and are not known.
@@ -63,9 +66,12 @@ impl Options {
                 options.remaining.push_str(word);
                 continue;
             };
-            match ours.strip_prefix("log=").and_then(LogLevel::parse) {
-                Some(level) => options.log_level = level,
-                None => options.unknown.push(word.into()),
+            if let Some(level) = ours.strip_prefix("log=").and_then(LogLevel::parse) {
+                options.log_level = level;
+            } else if let Some(test) = ours.strip_prefix("self-test=").and_then(SelfTest::from_name) {
+                options.self_test = Some(test);
+            } else {
+                options.unknown.push(word.into());
             }
         }
         options

@@ -147,6 +147,8 @@ impl<'a> Plan<'a> {
             magic: boot::MAGIC,
             version: boot::VERSION,
             log_level: LogLevel::default() as u32,
+            self_test: 0,
+            reserved: 0,
             carve_out: self.carve_out.range(),
             image: self.carve_out.image,
             segments: Default::default(),

@@ -1,7 +1,7 @@
 //! Each rule about descriptors and table pages, broken on purpose.
 
-use abi::{Ipa, Pfn, PhysAddr, VirtAddr};
 use crate::scene::{BLOCK, Do, IPA, ISH, ISHST, PAGE, Scene, TABLE, VMALLE1IS, VMALLS12E1IS, VMID, by_ipa, kind};
+use abi::{Ipa, Pfn, PhysAddr, VirtAddr};
 use memsim::{Machine, TreeKind};
 use pgtable::{
     DsbKind, El1Config, El1Stage1, El2Config, El2Stage1, Maintenance, Stage2, Stage2Config, TableFrames, Tlbi,
@@ -349,13 +349,8 @@ fn el1_entries_go_by_address_and_asid() {
         let scene = Scene::new(2);
         let machine = scene.machine.clone();
         let root = machine.take_root(1);
-        let config = El1Config {
-            va_bits: 39,
-            pa_bits: 48,
-            half: VirtualHalf::Upper,
-            asid: 7,
-            tlbi: TlbiFeatures::default(),
-        };
+        let config =
+            El1Config { va_bits: 39, pa_bits: 48, half: VirtualHalf::Upper, asid: 7, tlbi: TlbiFeatures::default() };
         machine.track_el1(&El1Stage1::new(root, config).unwrap());
         let cpu = machine.cpu(0);
         cpu.write(root, 0x4000_0000 | 0x701 | not_global);

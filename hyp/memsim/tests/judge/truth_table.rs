@@ -1,8 +1,8 @@
 //! Which sequences after a descriptor was made invalid are enough before another valid one is written, and which are
 //! not: each row a test of its own, the right sequences and the wrong.
 
-use abi::Ipa;
 use crate::scene::{ALLE1IS, Do, IPA, ISH, ISHST, NSH, PAGE, SY, Scene, VMALLE1IS, VMALLS12E1IS, VMID, by_ipa};
+use abi::Ipa;
 use pgtable::tlbi::TlbiPages;
 use pgtable::{TableFrames, Tlbi};
 

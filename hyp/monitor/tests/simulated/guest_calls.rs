@@ -93,7 +93,8 @@ fn what_is_not_offered_is_not_supported() {
         [0xc600_0000 | number, 0x8600_0000 | number, 0x8400_0020 | number, 0xc500_0000 | number, number]
     });
     // What PSCI_FEATURES denies, the host's own calls, and FF-A.
-    let others = [0x8400_0005, 0x8400_000e, 0xc400_000e, 0x8400_0012, 0xc600_0100, 0xc600_0118, 0x8600_ff03, 0x8400_0063];
+    let others =
+        [0x8400_0005, 0x8400_000e, 0xc400_000e, 0x8400_0012, 0xc600_0100, 0xc600_0118, 0x8600_ff03, 0x8400_0063];
     for function in functions.chain(others) {
         if (0x8400_0050..=0x8400_0053).contains(&function) {
             continue;
@@ -113,10 +114,8 @@ fn workarounds_reach_the_firmware() {
     let vm = world.protected_vm();
     result(&mut world, vm, smccc::ARCH_WORKAROUND_1, &[1, 2, 3]);
     result(&mut world, vm, smccc::ARCH_FEATURES, &[u64::from(smccc::ARCH_WORKAROUND_2)]);
-    let expected = [
-        (smccc::ARCH_WORKAROUND_1, [1, 2, 3]),
-        (smccc::ARCH_FEATURES, [u64::from(smccc::ARCH_WORKAROUND_2), 0, 0]),
-    ];
+    let expected =
+        [(smccc::ARCH_WORKAROUND_1, [1, 2, 3]), (smccc::ARCH_FEATURES, [u64::from(smccc::ARCH_WORKAROUND_2), 0, 0])];
     assert_eq!(world.take_firmware_calls(), expected);
 }
 
@@ -183,7 +182,9 @@ fn malformed_memory_calls_are_invalid() {
     let vm = world.protected_vm();
     let ipa = GUEST_RAM.raw();
     for function in [guest::MEM_SHARE, guest::MEM_UNSHARE, guest::MEM_RELINQUISH] {
-        for arguments in [[ipa + 1, 0, 0], [ipa, 1, 0], [ipa, 0, 1], [1 << 36, 0, 0], [!0xfff, 0, 0]] {
+        for arguments in
+            [[ipa + 1, 0, 0], [ipa, 1, 0], [ipa, 0, 1], [1 << 36, 0, 0], [!0xfff, 0, 0], [0x0900_0000, 0, 0]]
+        {
             assert_eq!(result(&mut world, vm, function, &arguments), INVALID, "{function:#x} {arguments:x?}");
         }
     }
@@ -232,7 +233,14 @@ fn a_vcpu_turns_another_on_and_off() {
     assert_eq!(on(&mut world, 2, GUEST_ENTRY + 1), psci::INVALID_ADDRESS);
     assert_eq!(on(&mut world, 2, 1 << 36), psci::INVALID_ADDRESS);
     assert_eq!(on(&mut world, 0, GUEST_ENTRY), psci::ALREADY_ON);
-    exits(&mut world, vm, 0, psci::CPU_ON_64, &[2, GUEST_ENTRY + 8, 0x99], RunExit { data: 2, ..exit(ExitReason::CpuOn) });
+    exits(
+        &mut world,
+        vm,
+        0,
+        psci::CPU_ON_64,
+        &[2, GUEST_ENTRY + 8, 0x99],
+        RunExit { data: 2, ..exit(ExitReason::CpuOn) },
+    );
     assert_eq!(affinity(&mut world, 2), psci::AFFINITY_ON_PENDING);
     assert_eq!(on(&mut world, 2, GUEST_ENTRY), psci::ON_PENDING);
 
@@ -275,7 +283,8 @@ fn thirty_two_bit_calls_take_thirty_two_bits() {
 
 #[test]
 fn the_end_of_the_system_is_the_end_of_every_vcpu() {
-    for (function, reason) in [(psci::SYSTEM_OFF, ExitReason::SystemOff), (psci::SYSTEM_RESET, ExitReason::SystemReset)] {
+    for (function, reason) in [(psci::SYSTEM_OFF, ExitReason::SystemOff), (psci::SYSTEM_RESET, ExitReason::SystemReset)]
+    {
         let mut world = World::new();
         let vm = world.vm(RAM, true, 2);
         exits(&mut world, vm, 0, psci::CPU_ON_64, &[1, GUEST_ENTRY, 0], RunExit { data: 1, ..exit(ExitReason::CpuOn) });

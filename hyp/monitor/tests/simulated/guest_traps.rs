@@ -1,6 +1,6 @@
 //! What a guest's traps lead to, and what the host sees of them.
 
-use crate::world::{GUEST_ENTRY, GUEST_RAM, RAM, TestVm, World, abort, esr, trap};
+use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, TestVm, World, abort, esr, trap};
 use abi::run::ExitReason;
 use abi::{Error, Pfn};
 use monitor::platform::{GuestTrap, RunExit};
@@ -35,7 +35,11 @@ fn with_secrets(context: &mut VcpuContext) {
 }
 
 /// Runs `step` and then lets the guest look at itself; the exit after that is an interrupt.
-fn look(world: &mut World, vm: TestVm, step: impl FnMut(&mut VcpuContext) -> GuestTrap + Send + 'static) -> VcpuContext {
+fn look(
+    world: &mut World,
+    vm: TestVm,
+    step: impl FnMut(&mut VcpuContext) -> GuestTrap + Send + 'static,
+) -> VcpuContext {
     let seen = Arc::new(Mutex::new(None));
     let slot = seen.clone();
     world.cpu0.guest_does(step);
@@ -176,6 +180,9 @@ fn what_cannot_be_answered_is_an_external_abort_to_the_guest() {
         (abort(class::DATA_ABORT_LOWER, TRANSLATION_FAULT | WNR, UART), class::DATA_ABORT_SAME),
         (abort(class::DATA_ABORT_LOWER, TRANSLATION_FAULT | 1 << 7, UART), class::DATA_ABORT_SAME),
         (abort(class::INSTRUCTION_ABORT_LOWER, TRANSLATION_FAULT, UART), class::INSTRUCTION_ABORT_SAME),
+        (access(1 << IPA_BITS, 3, 0, 0), class::DATA_ABORT_SAME),
+        (access(1 << 47, 3, 0, WNR), class::DATA_ABORT_SAME),
+        (abort(class::INSTRUCTION_ABORT_LOWER, TRANSLATION_FAULT, 1 << IPA_BITS), class::INSTRUCTION_ABORT_SAME),
         (access(0x4000_0000, 2, 1, WNR | 0x0f ^ TRANSLATION_FAULT), class::DATA_ABORT_SAME),
         (abort(class::DATA_ABORT_LOWER, 0x35, 0x4000_0000), class::DATA_ABORT_SAME),
         (abort(class::DATA_ABORT_LOWER, 0x00, 0), class::DATA_ABORT_SAME),
@@ -230,7 +237,9 @@ fn fp_is_switched_on_by_its_first_use_and_off_at_the_exit() {
 fn id_registers_are_read_and_unknown_registers_undefined() {
     let mut world = World::new();
     let vm = world.protected_vm();
-    let read = |crn: u64, crm: u64, op2: u64| esr(class::SYSTEM_REGISTER, 3 << 20 | op2 << 17 | crn << 10 | 4 << 5 | crm << 1 | 1);
+    let read = |crn: u64, crm: u64, op2: u64| {
+        esr(class::SYSTEM_REGISTER, 3 << 20 | op2 << 17 | crn << 10 | 4 << 5 | crm << 1 | 1)
+    };
     let pfr0 = Exception { esr: read(0, 4, 0), ..Exception::default() };
     let seen = look(&mut world, vm, move |context| {
         with_secrets(context);

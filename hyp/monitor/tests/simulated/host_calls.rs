@@ -72,7 +72,8 @@ fn sizes_out_of_range_are_refused() {
     let [pages, alignment, vcpu_pages] = world.call(HostCall::VmSizes, &[IPA_BITS, 1]).unwrap();
     assert_eq!((pages, alignment, vcpu_pages), (2, 1, 1));
     assert_eq!(world.call(HostCall::VmSizes, &[40, MAX_VCPUS]), Ok([3, 2, 1]), "two root tables side by side");
-    for (ipa_bits, vcpus) in [(31, 1), (41, 1), (0, 1), (1 << 32 | 36, 1), (36, 0), (36, MAX_VCPUS + 1), (36, u64::MAX)] {
+    for (ipa_bits, vcpus) in [(31, 1), (41, 1), (0, 1), (1 << 32 | 36, 1), (36, 0), (36, MAX_VCPUS + 1), (36, u64::MAX)]
+    {
         assert_eq!(world.call(HostCall::VmSizes, &[ipa_bits, vcpus]), Err(Error::InvalidParameter));
     }
 }

@@ -17,6 +17,9 @@ pub type GuestStep = Box<dyn FnMut(&mut VcpuContext) -> GuestTrap + Send>;
 /// How the firmware answers: function and arguments to x0..x3.
 pub type Firmware = Arc<dyn Fn(usize, u32, [u64; 3]) -> [u64; 4] + Send + Sync>;
 
+/// The firmware's calls so far, by all CPUs: function and arguments.
+pub type FirmwareCalls = Arc<Mutex<Vec<(u32, [u64; 3])>>>;
+
 /// Host memory for the objects in donated pages: as many bytes as there are pages, never given back.
 #[derive(Clone, Copy)]
 pub struct Arena {
@@ -54,7 +57,7 @@ pub struct TestPlatform {
     pub guest: VecDeque<GuestStep>,
     pub firmware: Firmware,
     /// The firmware's calls so far.
-    pub firmware_calls: Arc<Mutex<Vec<(u32, [u64; 3])>>>,
+    pub firmware_calls: FirmwareCalls,
 }
 
 impl TestPlatform {

@@ -1,1 +1,114 @@
-//! x
+//! What of the host's SMC and HVC calls reaches the firmware.
+
+use crate::world::{World, hvc, smc};
+use abi::smccc;
+
+const NOT_SUPPORTED: u64 = -1_i64 as u64;
+
+fn refused(world: &mut World, exception: monitor::syndrome::Exception, function: u64) {
+    assert_eq!(world.smccc(exception, function, &[1, 2, 3])[0], NOT_SUPPORTED, "{function:#x}");
+    assert_eq!(world.take_firmware_calls(), [], "{function:#x}");
+}
+
+#[test]
+fn immediates_and_high_bits_are_refused() {
+    let mut world = World::new();
+    let version = u64::from(smccc::VERSION);
+    for immediate in [1, 0x8000, 0xffff] {
+        refused(&mut world, smc(immediate), version);
+        refused(&mut world, hvc(immediate), version);
+    }
+    for high in [1 << 32, 1 << 63, 0xffff_ffff_0000_0000] {
+        refused(&mut world, smc(0), high | version);
+        refused(&mut world, hvc(0), high | version);
+        refused(&mut world, smc(0), high | u64::from(abi::psci::SYSTEM_OFF));
+    }
+}
+
+#[test]
+fn yielding_calls_and_other_owners_are_refused() {
+    let mut world = World::new();
+    for function in [
+        0x0000_0000_u64, // yielding
+        0x0400_0000,
+        0x4400_0001,
+        0x7fff_ffff,
+        0x8100_0000, // CPU service
+        0x8200_0000, // SiP service
+        0xc200_0001,
+        0x8300_0000, // OEM service
+        0x8400_0060, // FF-A
+        0x8400_0063,
+        0xc400_0066,
+        0x8400_00ff,
+        0x8500_0000, // standard hypervisor service
+        0x8600_0000, // KVM's, which are for guests
+        0xc600_0003,
+        0xb200_0000, // trusted applications and OS
+        0xbf00_ff01,
+        0xffff_ffff,
+        0x8000_0003, // PCI
+        0x8000_1000,
+    ] {
+        refused(&mut world, smc(0), function);
+        refused(&mut world, hvc(0), function);
+    }
+}
+
+#[test]
+fn hyps_own_calls_come_by_hvc_alone() {
+    let mut world = World::new();
+    for function in [smccc::VENDOR_HYP_CALL_UID, smccc::VENDOR_HYP_REVISION, 0xc600_0100, 0xc600_0111] {
+        refused(&mut world, smc(0), u64::from(function));
+        assert_ne!(world.smccc(hvc(0), u64::from(function), &[])[0], NOT_SUPPORTED);
+    }
+    for function in [0xc600_0104_u64, 0xc600_010f, 0xc600_011c, 0xc600_01ff, 0x8600_0100, 0x8600_ff02] {
+        refused(&mut world, hvc(0), function);
+    }
+}
+
+#[test]
+fn what_is_allowed_reaches_the_firmware_with_its_arguments() {
+    let mut world = World::new();
+    for function in [
+        smccc::ARCH_SOC_ID,
+        smccc::ARCH_WORKAROUND_1,
+        smccc::ARCH_WORKAROUND_2,
+        smccc::ARCH_WORKAROUND_3,
+        smccc::TRNG_VERSION,
+        smccc::TRNG_FEATURES,
+        smccc::TRNG_GET_UUID,
+        smccc::TRNG_RND32,
+        smccc::TRNG_RND64,
+    ] {
+        for exception in [smc(0), hvc(0)] {
+            world.smccc(exception, u64::from(function), &[7, 8, 9, 10]);
+            assert_eq!(world.take_firmware_calls(), [(function, [7, 8, 9])]);
+        }
+    }
+}
+
+#[test]
+fn the_firmwares_results_are_returned() {
+    let firmware = std::sync::Arc::new(|_, function, _: [u64; 3]| [u64::from(function), 1, 2, 3]);
+    let mut world = World::with_firmware(firmware, 0x1_0001);
+    let results = world.smccc(smc(0), u64::from(smccc::TRNG_RND64), &[64]);
+    assert_eq!(results, [u64::from(smccc::TRNG_RND64), 1, 2, 3]);
+}
+
+#[test]
+fn the_smc_calling_convention_is_hyps_to_answer() {
+    let mut world = World::new();
+    assert_eq!(world.smccc(smc(0), u64::from(smccc::VERSION), &[])[0], 0x1_0002);
+    let features = u64::from(smccc::ARCH_FEATURES);
+    for known in [smccc::VERSION, smccc::ARCH_FEATURES] {
+        assert_eq!(world.smccc(smc(0), features, &[u64::from(known)])[0], 0);
+    }
+    for unknown in [0x8000_0004, 0x8400_0000, 0xc600_0100, 0, 1 << 32 | u64::from(smccc::VERSION)] {
+        assert_eq!(world.smccc(smc(0), features, &[unknown])[0], NOT_SUPPORTED);
+    }
+    assert_eq!(world.take_firmware_calls(), []);
+    world.smccc(smc(0), features, &[u64::from(smccc::ARCH_WORKAROUND_3), 5, 6]);
+    let asked = u64::from(smccc::ARCH_WORKAROUND_3);
+    assert_eq!(world.take_firmware_calls(), [(smccc::ARCH_FEATURES, [asked, 0, 0])]);
+}

@@ -1,6 +1,6 @@
 //! A machine with its monitor, and the calls that host and guests make.
 
-use crate::platform::{Arena, Firmware, TestPlatform};
+use crate::platform::{Arena, Firmware, FirmwareCalls, TestPlatform};
 use abi::boot::BootInfo;
 use abi::host::{HostCall, VM_PROTECTED, VmHandle};
 use abi::run::ExitReason;
@@ -71,7 +71,7 @@ pub struct World {
     pub machine: Machine,
     pub arena: Arena,
     pub firmware: Firmware,
-    pub firmware_calls: Arc<Mutex<Vec<(u32, [u64; 3])>>>,
+    pub firmware_calls: FirmwareCalls,
     /// The boot CPU.
     pub cpu0: TestPlatform,
 }
@@ -80,8 +80,6 @@ pub struct World {
 #[derive(Clone, Copy)]
 pub struct TestVm {
     pub handle: VmHandle,
-    /// First of the pages that the host gave for it.
-    pub first: u64,
     /// The run pages, from the first vCPU's on.
     pub run_page: u64,
 }
@@ -115,8 +113,7 @@ impl World {
         machine.track_el2(&hyp);
         let storage = Vec::leak(vec![0; RAM_PAGES as usize]);
         let carve_out = range_of(CARVE_OUT, CARVE_OUT_PAGES);
-        let ownership =
-            Ownership::new(&mut cpu0, &[range_of(RAM, RAM_PAGES)], storage, carve_out, host, hyp).unwrap();
+        let ownership = Ownership::new(&mut cpu0, &[range_of(RAM, RAM_PAGES)], storage, carve_out, host, hyp).unwrap();
 
         // SAFETY: all of `BootInfo` is integers, arrays of them, and an enumeration with a variant 0.
         let mut boot_info: BootInfo = unsafe { std::mem::zeroed() };
@@ -164,7 +161,7 @@ impl World {
         let sizes = IPA_BITS | vcpus << 32;
         let arguments = [handle, flags, sizes, first, vm_pages, GUEST_ENTRY, GUEST_RAM.raw()];
         self.call(HostCall::VmInit, &arguments).unwrap();
-        let vm = TestVm { handle: VmHandle(handle as u32), first, run_page: first + vm_pages };
+        let vm = TestVm { handle: VmHandle(handle as u32), run_page: first + vm_pages };
         self.track(vm.handle);
         let mut page = vm.run_page + vcpus;
         for index in 0..vcpus {

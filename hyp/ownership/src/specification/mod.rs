@@ -123,11 +123,7 @@ impl Specification {
 
     /// The page that a guest has at a frame.
     pub fn at(&self, slot: VmSlot, gfn: Gfn) -> Option<Pfn> {
-        let here = |page: &Page| {
-            page.owner == Component::Guest(slot) && page.at == Some(gfn)
-                || page.borrowers.contains_key(&Borrower::Guest(slot, gfn))
-        };
-        self.pages.iter().find(|(_, page)| here(page)).map(|(pfn, _)| *pfn)
+        self.pages.iter().find(|(_, page)| page.frames().any(|frame| frame == (slot, gfn))).map(|(pfn, _)| *pfn)
     }
 
     /// A range of page numbers that may be named in a call.
@@ -175,6 +171,19 @@ impl Specification {
 }
 
 impl Page {
+    /// The guests that have the page, and where.
+    fn frames(&self) -> impl Iterator<Item = (VmSlot, Gfn)> + '_ {
+        let own = match (self.owner, self.at) {
+            (Component::Guest(slot), Some(gfn)) => Some((slot, gfn)),
+            _ => None,
+        };
+        let borrowed = self.borrowers.keys().filter_map(|borrower| match borrower {
+            Borrower::Guest(slot, gfn) => Some((*slot, *gfn)),
+            Borrower::Host | Borrower::Hyp => None,
+        });
+        own.into_iter().chain(borrowed)
+    }
+
     /// A page that has just come to `owner`, and that nobody else uses.
     fn given_to(owner: Component, wiped: bool) -> Self {
         Self { owner, at: None, borrowers: BTreeMap::new(), pins: 0, placed: false, wiped }

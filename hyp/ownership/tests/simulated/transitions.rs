@@ -127,6 +127,22 @@ fn donating_to_hyp_and_back() {
 }
 
 #[test]
+fn hyp_maps_a_whole_block_by_pages_and_gives_it_back_page_by_page() {
+    let mut world = World::new();
+    done(&mut world, HostDonateHyp { first: LOW, count: 512 });
+    done(&mut world, AllowAllocations { count: Some(0) });
+    refused(&mut world, HypDonateHost { first: LOW + 100, count: 1 }, Error::OutOfMemory);
+    done(&mut world, AllowAllocations { count: Some(1) });
+    done(&mut world, HypDonateHost { first: LOW + 100, count: 1 });
+    done(&mut world, HypDonateHost { first: LOW + 101, count: 411 });
+    done(&mut world, HypDonateHost { first: LOW, count: 100 });
+    done(&mut world, AllowAllocations { count: None });
+    done(&mut world, HostShareHyp { first: LOW, count: 512 });
+    done(&mut world, HostUnshareHyp { first: LOW, count: 512 });
+    world.tear_down();
+}
+
+#[test]
 fn what_the_boot_gave_to_hyp_stays_hyps() {
     let mut world = two_guests();
     for first in [CARVE_OUT, LOW + LOW_PAGES - 1] {

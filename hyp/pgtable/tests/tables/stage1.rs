@@ -105,9 +105,7 @@ fn el2_protects_remaps_and_publishes() {
     let (machine, mut table) = el2(39, RANGE);
     let mut cpu = machine.cpu(2);
     let address = VirtAddr::new(GIB);
-    table
-        .map(&mut cpu, address, PhysAddr::new(GIB), MIB2, El2Attributes::data(), MapOptions::default())
-        .unwrap();
+    table.map(&mut cpu, address, PhysAddr::new(GIB), MIB2, El2Attributes::data(), MapOptions::default()).unwrap();
     machine.assert_clean();
     table.protect(&mut cpu, address, PAGE, El2Attributes::code()).unwrap();
     machine.assert_clean();
@@ -166,9 +164,7 @@ fn el1_invalidates_by_address_and_asid() {
     machine.track_el1(&table);
     let mut cpu = machine.cpu(0);
     let address = VirtAddr::new(MIB2);
-    table
-        .map(&mut cpu, address, PhysAddr::new(0), 128 * PAGE, El1Attributes::data(), MapOptions::default())
-        .unwrap();
+    table.map(&mut cpu, address, PhysAddr::new(0), 128 * PAGE, El1Attributes::data(), MapOptions::default()).unwrap();
     let before = machine.events().len();
     table.unmap(&mut cpu, address, PAGE).unwrap();
     assert_eq!(operations(&machine, before), [Tlbi::Vale1Is { address, asid: 3, level: Some(3) }]);

@@ -1,10 +1,8 @@
 //! QEMU's machines, from device tree to device tree.
 
-mod support;
-
+use crate::support::*;
 use abi::boot::PsciConduit;
 use boot_plan::options::LogLevel;
-use support::*;
 
 /// Boots a fixture that must boot.
 fn booted(tree: &[u8]) -> Booted {

@@ -1,11 +1,7 @@
 //! Device trees to test with, and a boot from a device tree's bytes to the host's device tree, without hardware.
 //!
-//! The trees in `tests/fixtures` are QEMU's (made by `tests/fixtures/generate`); tests change them through dtoolkit's
+//! The trees in `fixtures` are QEMU's (made by `fixtures/generate`); tests change them through dtoolkit's
 //! model, which shares no code with what is tested.
-#![allow(dead_code, reason = "each test binary uses a part")]
-
-pub mod elf;
-
 use abi::{PhysAddr, PhysRange};
 use boot_plan::kernel::HEADER_SIZE;
 use boot_plan::machine::BootCpu;
@@ -25,7 +21,7 @@ pub const BOOT_CPU: BootCpu = BootCpu { mpidr: 0x8000_0000, address_bits: 48 };
 
 macro_rules! fixtures {
     ($($name:ident = $file:literal;)*) => {
-        $(pub const $name: &[u8] = include_bytes!(concat!("../fixtures/", $file, ".dtb"));)*
+        $(pub const $name: &[u8] = include_bytes!(concat!("fixtures/", $file, ".dtb"));)*
         pub const ALL: &[(&str, &[u8])] = &[$(($file, $name)),*];
     };
 }
@@ -127,7 +123,7 @@ pub fn boot_kernel(bytes: &[u8], header: &[u8; HEADER_SIZE], tree_size: u64) -> 
     let plan = Plan::new(&machine, &modules, kernel, occupied(tree_size), HYP_SIZE)?;
     let written = host_tree::write(&tree, &machine, &modules, &plan);
     let tree_place = plan.device_tree_place(written.len() as u64)?;
-    let hyp_file = elf::ElfFile::sound().bytes();
+    let hyp_file = crate::elf::ElfFile::sound().bytes();
     let hyp = boot_plan::HypImage::parse(&hyp_file).unwrap();
     Ok(Booted {
         carve_out: plan.carve_out.range(),

@@ -1,12 +1,10 @@
 //! Hyp's ELF file: what is accepted, what is refused, and what lands in memory.
 
-mod support;
-
+use crate::elf::{DT_RELR, ElfFile, RELATIVE};
 use abi::PhysAddr;
 use boot_plan::HypImage;
 use boot_plan::hyp_image::HypImageError;
 use proptest::prelude::*;
-use support::elf::{DT_RELR, ElfFile, RELATIVE};
 
 const BASE: PhysAddr = PhysAddr::new(0x7fb0_0000);
 
@@ -107,7 +105,8 @@ fn odd_relocations_are_refused() {
     assert_eq!(refusal(|file| file.dynamic[0].1 = 0x1fff), HypImageError::RelocationTable);
     assert_eq!(refusal(|file| file.dynamic[1].1 = 1 << 40), HypImageError::RelocationTable);
     assert_eq!(refusal(|file| file.dynamic[2].0 = DT_RELR), HypImageError::RelocationTable);
-    let place = |file: &mut ElfFile, offset: u64| file.segments[1].data[0x100..0x108].copy_from_slice(&offset.to_le_bytes());
+    let place =
+        |file: &mut ElfFile, offset: u64| file.segments[1].data[0x100..0x108].copy_from_slice(&offset.to_le_bytes());
     for offset in [0x6ff9, 0x7000, u64::MAX] {
         assert_eq!(refusal(|file| place(file, offset)), HypImageError::Relocation(RELATIVE as u32, offset));
     }

@@ -1,6 +1,4 @@
 //! A small ELF shared object, written by hand.
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 /// One loadable segment: offset in memory, bytes in the file, bytes in memory, flags.
 #[derive(Clone)]
 pub struct Segment {
