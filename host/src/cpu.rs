@@ -1,6 +1,7 @@
 //! What each CPU has of its own, found through TPIDR_EL1.
 
 use crate::device_tree::MAX_CPUS;
+use crate::interrupt;
 use aarch64_cpu::registers::{MPIDR_EL1, Readable, TPIDR_EL1, Writeable};
 use abi::psci::MPIDR_AFFINITY_MASK;
 use core::mem::offset_of;
@@ -21,11 +22,12 @@ pub struct Cpu {
 /// Where [`Cpu::stack_top`] lies, for the entry code.
 pub const STACK_TOP_OFFSET: usize = offset_of!(Cpu, stack_top);
 
-/// What a CPU is to do: a function and its argument. The states follow each other in this order, and round again.
+/// What a CPU is to do: a function and its argument, and the affinity of who wants it done. The states follow each other in this order, and round again.
 struct Work {
     state: AtomicU32,
     function: AtomicUsize,
     argument: AtomicPtr<()>,
+    poster: AtomicU64,
 }
 
 /// A piece of work: a function, and what it is called with.
@@ -55,6 +57,7 @@ impl Cpu {
                 state: AtomicU32::new(IDLE),
                 function: AtomicUsize::new(0),
                 argument: AtomicPtr::new(core::ptr::null_mut()),
+                poster: AtomicU64::new(0),
             },
         }
     }
@@ -111,23 +114,25 @@ impl Cpu {
         }
         self.work.function.store(function as usize, Ordering::Relaxed);
         self.work.argument.store(argument, Ordering::Relaxed);
+        self.work.poster.store(current().mpidr(), Ordering::Relaxed);
         self.work.state.store(POSTED, Ordering::Release);
         aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::ISHST);
-        aarch64_cpu::asm::sev();
+        interrupt::wake(self.mpidr());
         true
     }
 
     /// Waits until the CPU has done what was posted. Only for whoever posted it.
     pub fn wait(&self) {
-        while self.work.state.load(Ordering::Acquire) != DONE {
-            core::hint::spin_loop();
+        let done = || self.work.state.load(Ordering::Acquire) == DONE;
+        while !done() {
+            interrupt::sleep_unless(done);
         }
         self.work.state.store(IDLE, Ordering::Release);
     }
 
     /// What the calling CPU is to do now, if anything. Only for the CPU itself.
     pub fn next_work(&self) -> Option<Job> {
-        if self.work.state.load(Ordering::Acquire) != POSTED {
+        if !self.has_work() {
             return None;
         }
         let address = self.work.function.load(Ordering::Relaxed);
@@ -136,9 +141,17 @@ impl Cpu {
         Some((function, self.work.argument.load(Ordering::Relaxed)))
     }
 
-    /// Says that the work is done. Only for the CPU itself.
+    /// True where there is something to do.
+    pub fn has_work(&self) -> bool {
+        self.work.state.load(Ordering::Acquire) == POSTED
+    }
+
+    /// Says that the work is done, and wakes whoever posted it. Only for the CPU itself.
     pub fn finish_work(&self) {
+        let poster = self.work.poster.load(Ordering::Relaxed);
         self.work.state.store(DONE, Ordering::Release);
+        aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::ISHST);
+        interrupt::wake(poster);
     }
 
     /// The address by which the entry code knows this CPU.

@@ -4,7 +4,7 @@ use crate::cpu;
 use crate::device_tree::Machine;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTP_CTL_EL0, CNTP_TVAL_EL0, CNTPCT_EL0, Readable, Writeable};
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
-use arm_gic::gicv3::{GicCpuInterface, GicV3};
+use arm_gic::gicv3::{GicCpuInterface, GicV3, SgiTarget, SgiTargetGroup};
 use arm_gic::{IntId, InterruptGroup, UniqueMmioPointer};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +14,10 @@ use spin::Mutex;
 pub const TICKS_PER_SECOND: u64 = 100;
 /// Lets every priority through.
 const LOWEST_PRIORITY: u8 = 0xff;
-/// Priority of the tick.
-const TICK_PRIORITY: u8 = 0x80;
+/// Priority of all that the host uses.
+const PRIORITY: u8 = 0x80;
+/// The interrupt that wakes an idle CPU.
+const WAKE: IntId = IntId::sgi(0);
 
 static GIC: Mutex<Option<GicV3<'static>>> = Mutex::new(None);
 /// INTID of the timer's interrupt.
@@ -36,7 +38,7 @@ pub unsafe fn init(machine: &Machine) {
     let index = redistributor_of(&mut gic, cpu::current().mpidr());
     gic.setup(index);
     *GIC.lock() = Some(gic);
-    start_tick(index);
+    enable(index);
 }
 
 /// Sets a secondary CPU's interface up and starts its tick.
@@ -49,7 +51,7 @@ pub fn init_secondary() {
         index
     };
     GicCpuInterface::enable_group1(true);
-    start_tick(index);
+    enable(index);
 }
 
 /// Which redistributor is that CPU's.
@@ -64,17 +66,43 @@ fn timer_interrupt() -> IntId {
     IntId::try_from(TIMER.load(Ordering::Relaxed)).expect("the timer's interrupt is a PPI")
 }
 
-fn start_tick(redistributor: usize) {
+/// Lets the interrupts that the host uses through to this CPU, and starts its tick.
+fn enable(redistributor: usize) {
     {
         let mut gic = GIC.lock();
         let gic = gic.as_mut().expect("the GIC is set up");
-        let interrupt = timer_interrupt();
-        gic.set_interrupt_priority(interrupt, Some(redistributor), TICK_PRIORITY).expect("a PPI has a priority");
-        gic.enable_interrupt(interrupt, Some(redistributor), true).expect("a PPI can be enabled");
+        for interrupt in [timer_interrupt(), WAKE] {
+            gic.set_interrupt_priority(interrupt, Some(redistributor), PRIORITY).expect("it is private");
+            gic.enable_interrupt(interrupt, Some(redistributor), true).expect("it is private");
+        }
     }
     GicCpuInterface::set_priority_mask(LOWEST_PRIORITY);
     arm_next_tick();
     CNTP_CTL_EL0.write(CNTP_CTL_EL0::ENABLE::SET + CNTP_CTL_EL0::IMASK::CLEAR);
+    arm_gic::irq_enable();
+}
+
+/// Makes the CPU of affinity `mpidr` look for work.
+pub fn wake(mpidr: u64) {
+    let affinity = |shift: u32| (mpidr >> shift) as u8;
+    // ICC_SGI1R_EL1 names CPUs by Aff3 to Aff1 and one bit for each Aff0 (Arm IHI 0069, section 12.2.20); Aff0 beyond
+    // 15 would need its range selector, which QEMU's and real GICv3s number their CPUs to avoid.
+    let target = SgiTarget::List {
+        affinity3: affinity(32),
+        affinity2: affinity(16),
+        affinity1: affinity(8),
+        target_list: 1 << (mpidr & 0xf),
+    };
+    GicCpuInterface::send_sgi(WAKE, target, SgiTargetGroup::CurrentGroup1);
+}
+
+/// Sleeps until an interrupt, unless `ready` by then. No interrupt is lost between the question and the sleep.
+pub fn sleep_unless(ready: impl FnOnce() -> bool) {
+    arm_gic::irq_disable();
+    if !ready() {
+        // WFI also ends with an interrupt that PSTATE masks, which is then taken below.
+        arm_gic::wfi();
+    }
     arm_gic::irq_enable();
 }
 
@@ -95,7 +123,7 @@ pub fn serve() {
         if interrupt == timer_interrupt() {
             arm_next_tick();
             cpu::current().count_tick();
-        } else {
+        } else if interrupt != WAKE {
             cpu::current().count_stray_interrupt();
         }
     });

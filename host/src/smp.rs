@@ -3,13 +3,12 @@
 use crate::cpu::{self, Cpu, STACK_TOP_OFFSET};
 use crate::frames::Pages;
 use crate::{interrupt, paging, psci, vectors};
-use aarch64_cpu::asm;
 use core::arch::global_asm;
 
 /// Pages of a secondary CPU's stack.
 const STACK_PAGES: u64 = 16;
-/// Microseconds that a CPU may take from CPU_ON to taking work.
-const START_LIMIT: u64 = 5_000_000;
+/// Microseconds after which what has not happened is taken not to happen.
+const PATIENCE: u64 = 5_000_000;
 
 // Where CPU_ON enters: MMU off, x0 = the CPU's `Cpu`. The registers that `paging` keeps for this turn the MMU on; memory
 // is mapped at its physical address, so that the code goes on where it is.
@@ -61,13 +60,14 @@ extern "C" fn secondary_main(cpu: &'static Cpu) -> ! {
     vectors::install();
     interrupt::init_secondary();
     cpu.set_online(true);
+    interrupt::wake(cpu::all()[0].mpidr());
     loop {
         match cpu.next_work() {
             Some((function, argument)) => {
                 function(argument);
                 cpu.finish_work();
             }
-            None => asm::wfe(),
+            None => interrupt::sleep_unless(|| cpu.has_work()),
         }
     }
 }
@@ -89,12 +89,18 @@ pub fn start(cpu: &'static Cpu) -> bool {
 
 /// Waits until `cpu` takes work.
 pub fn wait_online(cpu: &Cpu) -> bool {
+    wait_until(|| cpu.is_online())
+}
+
+/// Waits for a condition, five seconds at most; false where it did not come.
+pub fn wait_until(condition: impl Fn() -> bool) -> bool {
     let start = interrupt::microseconds();
-    while !cpu.is_online() {
-        if interrupt::microseconds() - start > START_LIMIT {
+    while !condition() {
+        if interrupt::microseconds() - start > PATIENCE {
             return false;
         }
-        core::hint::spin_loop();
+        // The next tick ends the sleep at the latest.
+        interrupt::sleep_unless(&condition);
     }
     true
 }

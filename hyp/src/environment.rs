@@ -1,8 +1,8 @@
 //! `pgtable`'s environment on the machine: descriptors by address, frames from hyp's pool, real maintenance.
 
 use crate::frame_pool::FramePool;
-use crate::{barrier, cache, tlb};
 use crate::system_register::{mrs, msr};
+use crate::{barrier, cache, tlb};
 use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::sync::atomic::{AtomicU64, Ordering};
 use ownership::lock::{Lock, Rank};

@@ -1,9 +1,9 @@
 //! The host's exceptions to EL2.
 
+use crate::firmware;
 use crate::machine::{self, Machine};
 use crate::platform::El2Platform;
 use crate::system_register::{mrs, msr};
-use crate::firmware;
 use monitor::host_exit::HostAction;
 use monitor::inject::{Injection, Interrupted};
 use monitor::registers::HostRegisters;

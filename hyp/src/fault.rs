@@ -12,16 +12,8 @@ unsafe extern "C" {
 }
 
 /// Where the vector table was entered, by its offset in steps of 0x80 (Arm ARM D1.4.1).
-const VECTOR_NAMES: [&str; 8] = [
-    "synchronous, SP_EL0",
-    "IRQ, SP_EL0",
-    "FIQ, SP_EL0",
-    "SError, SP_EL0",
-    "synchronous",
-    "IRQ",
-    "FIQ",
-    "SError",
-];
+const VECTOR_NAMES: [&str; 8] =
+    ["synchronous, SP_EL0", "IRQ, SP_EL0", "FIQ, SP_EL0", "SError, SP_EL0", "synchronous", "IRQ", "FIQ", "SError"];
 
 /// From the vectors: an exception that EL2 took from EL2. `stack_pointer` is SP_EL2 as it was.
 pub extern "C" fn el2_fault(frame: &HostRegisters, stack_pointer: u64, kind: u64) -> ! {
@@ -38,10 +30,7 @@ pub extern "C" fn el2_fault(frame: &HostRegisters, stack_pointer: u64, kind: u64
     let cpu = cpu_data::index();
     console::write_regardless(format_args!("\nhyp[{cpu}]: {heading} ({vector})\n"));
     console::write_regardless(format_args!("  ESR_EL2  {esr:#018x}  {}\n", Syndrome(esr)));
-    console::write_regardless(format_args!(
-        "  FAR_EL2  {far:#018x}  HPFAR_EL2 {:#018x}\n",
-        mrs!("hpfar_el2")
-    ));
+    console::write_regardless(format_args!("  FAR_EL2  {far:#018x}  HPFAR_EL2 {:#018x}\n", mrs!("hpfar_el2")));
     console::write_regardless(format_args!(
         "  ELR_EL2  {:#018x}  image + {:#x}\n  SPSR_EL2 {:#018x}  SP {stack_pointer:#018x}\n",
         frame.elr,

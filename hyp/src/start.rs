@@ -1,13 +1,13 @@
 //! The boot of each CPU, once it runs in hyp's address space.
 
+use crate::environment::{El2Environment, POOL};
 use crate::machine::{self, Machine};
 use crate::platform::El2Platform;
 use crate::system_register::mrs;
 use crate::tables::{self, EarlyResult};
 use crate::{cache, console, cpu_data, firmware, host, self_test};
-use crate::environment::{El2Environment, POOL};
-use abi::boot::{BootInfo, SelfTest};
 use abi::PhysRange;
+use abi::boot::{BootInfo, SelfTest};
 use core::fmt;
 use monitor::Monitor;
 use monitor::cpu_power::BootRequest;
@@ -117,11 +117,10 @@ fn take_machine(
     };
     let host_translation = Translation { vtcr_el2: stage2.vtcr_el2(), vttbr_el2: stage2.vttbr_el2() };
     let mut environment = El2Environment;
-    let ownership =
-        match Ownership::new(&mut environment, boot.memory(), storage, carve_out, stage2, early.stage1) {
-            Ok(ownership) => ownership,
-            Err(error) => stop(format_args!("taking over the memory: {error}")),
-        };
+    let ownership = match Ownership::new(&mut environment, boot.memory(), storage, carve_out, stage2, early.stage1) {
+        Ok(ownership) => ownership,
+        Err(error) => stop(format_args!("taking over the memory: {error}")),
+    };
     let ram: u64 = boot.memory().iter().map(PhysRange::size).sum();
     log::info!(
         "memory: {} MiB of RAM, of which hyp holds {} KiB at {}; every other page is the host's",

@@ -4,7 +4,7 @@ use crate::cpu_data::CpuData;
 use crate::environment::EarlyEnvironment;
 use crate::frame_pool::FramePool;
 use crate::system_register::mrs;
-use crate::{cache, fixmap, firmware, layout};
+use crate::{cache, firmware, fixmap, layout};
 use abi::boot::{BootInfo, MAGIC, SEGMENT_EXECUTE, SEGMENT_WRITE, VERSION};
 use abi::carve_out::{CPU_DATA_PAGES, CarveOut, STACK_PAGES};
 use abi::psci::MPIDR_AFFINITY_MASK;
@@ -126,7 +126,7 @@ fn build(boot: &BootInfo, plan: &CarveOut) -> Result<EarlyResult, TableError> {
     let pa_bits = features.pa_bits.min(48);
     let tlbi = TlbiFeatures { level_hint: features.ttl, range: features.tlbirange };
     let host_config = Stage2Config {
-        ipa_bits: pa_bits,
+        ipa_bits: pa_bits.min(40),
         pa_bits,
         fwb: features.fwb,
         xnx: features.xnx,

@@ -2,8 +2,8 @@
 
 use crate::system_register::{mrs, msr};
 use crate::{cpu_data, layout};
-use abi::carve_out::CPU_DATA_PAGES;
 use abi::PAGE_SIZE;
+use abi::carve_out::CPU_DATA_PAGES;
 use monitor::features::CpuFeatures;
 use monitor::registers::FpRegisters;
 

@@ -12,10 +12,10 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.add("linux::cpu_hotplug", |bench| completes(bench, "hotplug", 4, 512, 6).map(drop));
     suite.add("linux::iomem", |bench| completes(bench, "iomem", 2, 512, 3).map(drop));
     suite.add("linux::devmem", |bench| completes(bench, "devmem", 2, 512, 4).map(drop));
-    suite.add("linux::memory_stress", |bench| completes(bench, "stress", 4, 512, 3).map(drop));
+    suite.add("linux::memory_stress", |bench| completes(bench, "stress", 2, 384, 3).map(drop));
     suite.add("linux::reboot", reboot);
-    for cpu in ["max", "neoverse-v1"] {
-        suite.add(format!("linux::features::{cpu}"), move |bench| same_features(bench, cpu));
+    for (cpu, board_option) in [("max", "mte=on"), ("neoverse-v1", "mte=off"), ("cortex-a53", "mte=off")] {
+        suite.add(format!("linux::features::{cpu}"), move |bench| same_features(bench, cpu, board_option));
     }
 }
 
@@ -29,7 +29,7 @@ fn machine(bench: &Bench, bootargs: &str) -> Result<Machine, Failure> {
         .append("freehold.log=info")
         .host(bench.images.linux()?, bootargs)
         .initrd(bench.images.linux_initrd()?)
-        .timeout(Duration::from_secs(180)))
+        .timeout(Duration::from_secs(400)))
 }
 
 /// Runs one of `/init`'s tests to its good end, which is a power-off.
@@ -73,10 +73,10 @@ fn reboot(bench: &Bench) -> Result<(), Failure> {
 }
 
 /// The CPU's features, as the kernel lists them, are those of the same kernel on the same machine without Freehold.
-fn same_features(bench: &Bench, cpu: &str) -> Result<(), Failure> {
+fn same_features(bench: &Bench, cpu: &str, board_option: &str) -> Result<(), Failure> {
     let bootargs = bootargs("features", 1);
     let board =
-        |machine: Machine| machine.cpu(cpu).memory(512).board_option("mte=on").timeout(Duration::from_secs(120));
+        |machine: Machine| machine.cpu(cpu).memory(512).board_option(board_option).timeout(Duration::from_secs(300));
     let with = board(machine(bench, &bootargs)?).run()?;
     with.completed("features", 1)?;
     let without =

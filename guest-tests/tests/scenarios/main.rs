@@ -8,6 +8,7 @@ mod cost;
 mod linux;
 mod reference;
 mod refusals;
+mod self_tests;
 
 use guest_tests::{Failure, Images};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -45,6 +46,7 @@ fn main() {
     bare::add(&mut suite);
     reference::add(&mut suite);
     refusals::add(&mut suite);
+    self_tests::add(&mut suite);
     linux::add(&mut suite);
     cost::add(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();

@@ -1,6 +1,6 @@
 //! The judge: follows every event, and knows at any time what a CPU may still use.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use abi::{Pfn, PhysAddr, PhysRange};
 use pgtable::geometry::entry_size;
@@ -8,7 +8,6 @@ use pgtable::{DsbKind, Geometry, Tlbi};
 
 use crate::event::{Event, Violation};
 use crate::frames::Frames;
-use crate::machine::Translation;
 use crate::memory::{Memory, WORDS};
 use crate::rules::{Meaning, conflict, meaning, takes_rights};
 use crate::stale::{Stale, depends_on_vttbr};
@@ -21,7 +20,7 @@ const RECENT: usize = 48;
 
 /// How far a CPU is with making its own regime's change take effect for itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Synchronised {
+pub(crate) enum Synchronised {
     Yes,
     /// A descriptor of its own regime was written.
     Written,
@@ -30,11 +29,11 @@ enum Synchronised {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct CpuState {
+pub(crate) struct CpuState {
     vttbr: u64,
     /// VTTBR_EL2 was written, and no ISB followed.
-    vttbr_pending: bool,
-    own_regime: Synchronised,
+    pub(crate) vttbr_pending: bool,
+    pub(crate) own_regime: Synchronised,
 }
 
 pub(crate) struct State {
@@ -42,19 +41,19 @@ pub(crate) struct State {
     pub(crate) frames: Frames,
     pub(crate) violations: Vec<Violation>,
     pub(crate) history: VecDeque<(usize, Event)>,
-    cpus: Vec<CpuState>,
-    trees: Vec<Option<Tree>>,
+    pub(crate) cpus: Vec<CpuState>,
+    pub(crate) trees: Vec<Option<Tree>>,
     /// Pages that are part of a tree, by frame number.
     live: HashMap<u64, TablePage>,
     /// Pages that were unlinked, by frame number, with the unlinking; kept until that is clean.
     detached: HashMap<u64, u64>,
-    stale: Vec<Stale>,
+    pub(crate) stale: Vec<Stale>,
     /// Slots with a stale value, and how many.
     unclean: HashMap<u64, u32>,
     /// Valid descriptors that were written and that no DSB has made visible, with the CPU.
-    unpublished: Vec<(usize, PhysAddr)>,
+    pub(crate) unpublished: Vec<(usize, PhysAddr)>,
     /// Pages that were written and not cleaned to the point of coherency.
-    dirty: std::collections::HashSet<u64>,
+    pub(crate) dirty: HashSet<u64>,
     next_group: u64,
 }
 
@@ -74,7 +73,7 @@ impl State {
             stale: Vec::new(),
             unclean: HashMap::new(),
             unpublished: Vec::new(),
-            dirty: std::collections::HashSet::new(),
+            dirty: HashSet::new(),
             next_group: 0,
         }
     }
@@ -103,7 +102,7 @@ impl State {
         self.violations.push(Violation { cpu, message, history });
     }
 
-    fn tree(&self, index: usize) -> &Tree {
+    pub(crate) fn tree(&self, index: usize) -> &Tree {
         self.trees[index].as_ref().expect("a page belongs to a tree that is watched")
     }
 
@@ -237,7 +236,7 @@ impl State {
         for stale in &self.stale {
             *self.unclean.entry(stale.slot.raw()).or_default() += 1;
         }
-        let groups: std::collections::HashSet<u64> = self.stale.iter().filter_map(|stale| stale.group).collect();
+        let groups: HashSet<u64> = self.stale.iter().filter_map(|stale| stale.group).collect();
         self.detached.retain(|_, group| groups.contains(group));
     }
 
@@ -417,71 +416,5 @@ impl State {
         let state = &mut self.cpus[cpu];
         state.vttbr_pending |= state.vttbr != value;
         std::mem::replace(&mut state.vttbr, value)
-    }
-
-    // Questions.
-
-    pub(crate) fn translations(&self, kind: TreeKind, input: u64) -> Vec<Translation> {
-        let found = self.trees.iter().position(|tree| tree.is_some_and(|tree| tree.kind == kind));
-        let Some(index) = found else {
-            return Vec::new();
-        };
-        let tree = self.tree(index);
-        let offset = input.wrapping_sub(tree.geometry.input_base());
-        if offset >= tree.geometry.input_size() {
-            return Vec::new();
-        }
-        let mut translations = Vec::new();
-        let mut table = tree.root.raw();
-        let mut base = 0;
-        for level in tree.geometry.start_level()..=3 {
-            let size = entry_size(level);
-            let entry = (offset - base) / size;
-            let descriptor = self.memory.read(PhysAddr::new(table + entry * 8));
-            base += entry * size;
-            match meaning(descriptor, level) {
-                Meaning::Table(next) => table = next,
-                Meaning::Leaf(output) => {
-                    let output = PhysAddr::new(output + (offset - base));
-                    translations.push(Translation { output, descriptor, level, current: true });
-                    break;
-                }
-                Meaning::Invalid | Meaning::Reserved => break,
-            }
-        }
-        let old = self.stale.iter().filter(|stale| {
-            stale.tree == index && !stale.is_table && stale.offset <= offset && offset - stale.offset < stale.size
-        });
-        for stale in old {
-            if let Meaning::Leaf(output) = meaning(stale.value, stale.level) {
-                let output = PhysAddr::new(output + (offset - stale.offset));
-                translations.push(Translation { output, descriptor: stale.value, level: stale.level, current: false });
-            }
-        }
-        translations
-    }
-
-    pub(crate) fn unfinished(&self) -> Vec<String> {
-        let stale = self.stale.iter().map(|stale| {
-            let tree = self.tree(stale.tree);
-            format!(
-                "{}: what {} held, {:#x} for input {:#x} at level {}, may still be used (CPUs {:#b})",
-                tree.kind,
-                stale.slot,
-                stale.value,
-                tree.geometry.input_base().wrapping_add(stale.offset),
-                stale.level,
-                stale.holders
-            )
-        });
-        let unpublished =
-            self.unpublished.iter().map(|(cpu, slot)| format!("CPU {cpu}: {slot} is written, but no DSB followed"));
-        let cpus = self.cpus.iter().enumerate().flat_map(|(cpu, state)| {
-            let vttbr = state.vttbr_pending.then(|| format!("CPU {cpu}: VTTBR_EL2 is written, but no ISB followed"));
-            let own = (state.own_regime != Synchronised::Yes)
-                .then(|| format!("CPU {cpu}: a descriptor of its own regime is written, but no DSB and ISB followed"));
-            vttbr.into_iter().chain(own)
-        });
-        stale.chain(unpublished).chain(cpus).collect()
     }
 }

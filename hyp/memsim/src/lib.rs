@@ -13,6 +13,7 @@ mod event;
 mod frames;
 mod machine;
 mod memory;
+mod questions;
 mod rules;
 mod stale;
 mod tree;

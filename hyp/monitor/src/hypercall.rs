@@ -144,7 +144,7 @@ impl Monitor {
             return Err(Error::InvalidParameter);
         }
         let root = pages.first.checked_address().ok_or(Error::BadRange)?;
-        if pages.count != sizes.vm_pages() || pages.first.raw() % sizes.root_pages != 0 {
+        if pages.count != sizes.vm_pages() {
             return Err(Error::InvalidParameter);
         }
         let object_first = pages.first.checked_add(sizes.root_pages).ok_or(Error::BadRange)?;

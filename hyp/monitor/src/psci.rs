@@ -3,7 +3,7 @@
 
 use crate::cpu_power::{BootRequest, CpuPower, PowerState};
 use crate::platform::{CpuIndex, Platform};
-use abi::boot::{BootInfo, MAX_CPUS};
+use abi::boot::{BootInfo, MAX_CPUS, PsciConduit};
 use abi::psci::{self, MPIDR_AFFINITY_MASK};
 use abi::{PhysAddr, smccc};
 
@@ -43,7 +43,10 @@ impl PsciRelay {
         for (slot, affinity) in affinities.iter_mut().zip(boot_info.cpus()) {
             *slot = affinity & MPIDR_AFFINITY_MASK;
         }
-        let version = u64::from(boot_info.psci_version).min(psci::VERSION_1_1);
+        let version = match boot_info.psci_conduit {
+            PsciConduit::None => 0,
+            PsciConduit::Smc => u64::from(boot_info.psci_version).min(psci::VERSION_1_1),
+        };
         let mut relay = Self {
             power: CpuPower::new(platform.cpu()),
             affinities,

@@ -76,3 +76,33 @@ fn architecture_features(asked: u64) -> ArchitectureCall {
         _ => ArchitectureCall::Answer(NOT_SUPPORTED_REGISTER),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers(x0: u64) -> [u64; 31] {
+        let mut x = core::array::from_fn(|index| index as u64);
+        x[0] = x0;
+        x
+    }
+
+    #[test]
+    fn a_fast_call_decodes_to_its_arguments() {
+        let call = Call::decode(0, &registers(0xc600_0100)).unwrap();
+        assert_eq!((call.function, call.arguments), (0xc600_0100, [1, 2, 3, 4, 5, 6, 7]));
+    }
+
+    #[test]
+    fn anything_else_is_no_call() {
+        for x0 in [0, 0x0400_0000, 0x4600_0100, 0x7fff_ffff] {
+            assert_eq!(Call::decode(0, &registers(x0)), None, "yielding: {x0:#x}");
+        }
+        for x0 in [1 << 32 | 0x8000_0000, 0xffff_ffff_8000_0000] {
+            assert_eq!(Call::decode(0, &registers(x0)), None, "high bits: {x0:#x}");
+        }
+        for immediate in [1, 0x100, 0xffff] {
+            assert_eq!(Call::decode(immediate, &registers(0x8000_0000)), None, "immediate {immediate:#x}");
+        }
+    }
+}

@@ -64,8 +64,8 @@ impl Ownership {
     }
 }
 
-/// The largest block around `address` that the vacant `leaf` has room for and that `fits`. A page always fits, if
-/// its whole extent is of one kind.
+/// The largest block around `address` that the vacant `leaf` has room for and that `fits`. Since banks of memory are
+/// whole pages, at least a page always does.
 fn largest_block(leaf: &Leaf<Stage2Regime>, address: PhysAddr, fits: impl Fn(&PhysRange) -> bool) -> Option<PhysRange> {
     (1..=LAST_LEVEL)
         .map(entry_size)

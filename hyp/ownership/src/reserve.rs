@@ -112,6 +112,7 @@ mod tests {
             (GIB - PAGE, GIB + 2 * MIB, 1, 1, 3),
             (0, GIB, 0, 0, 1),
             (0, 2 * GIB, 0, 0, 1),
+            (0, 512 * GIB, 0, 0, 1),
             (512 * GIB - PAGE, 512 * GIB + PAGE, 0, 0, 6),
             (PAGE, 2 * MIB, 2, 2, 1),
             (PAGE, 6 * MIB, 2, 2, 1),

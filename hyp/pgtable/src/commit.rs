@@ -27,8 +27,8 @@ impl Unflushed {
         if self.descriptors == 0 {
             *self = Self { start, end, descriptors: 1, level };
         } else {
-            self.start = self.start.min(start);
-            self.end = self.end.max(end);
+            // A walk goes upwards.
+            self.end = end;
             self.descriptors = self.descriptors.saturating_add(1);
             self.level = self.level.filter(|known| level == Some(*known));
         }

@@ -24,7 +24,7 @@ struct NodeEdit {
     removed: bool,
     /// The node is to be made where it does not exist.
     wanted: bool,
-    /// The node exists, or was made.
+    /// The node exists.
     found: bool,
 }
 
@@ -138,19 +138,13 @@ impl Edits {
         }
     }
 
-    /// Makes the nodes inside `parent` that edits name and that were not met.
-    fn make_children(&mut self, parent: &str, writer: &mut Writer) {
-        for index in 0..self.nodes.len() {
-            let Some(edit) = self.nodes.get_mut(index) else { continue };
-            if edit.found || edit.removed || !edit.wanted {
-                continue;
-            }
+    /// Makes the nodes inside `parent` that edits want and that were not met.
+    fn make_children(&self, parent: &str, writer: &mut Writer) {
+        for edit in self.nodes.iter().filter(|edit| edit.wanted && !edit.found && !edit.removed) {
             let Some((_, name)) = edit.path.rsplit_once('/').filter(|(above, _)| *above == parent) else { continue };
-            edit.found = true;
             writer.begin(name);
             writer.properties(edit);
-            let path = edit.path.clone();
-            self.make_children(&path, writer);
+            self.make_children(&edit.path, writer);
             writer.word(END_NODE);
         }
     }
@@ -168,9 +162,6 @@ impl Writer {
     fn new(tree: &DeviceTree<'_>) -> Self {
         let mut strings = Vec::with_capacity(tree.strings().len() + ADDED_SIZE);
         strings.extend_from_slice(tree.strings());
-        if strings.last().is_some_and(|&byte| byte != 0) {
-            strings.push(0);
-        }
         Self { structure: Vec::with_capacity(tree.structure_size() + ADDED_SIZE), strings, added: Vec::new() }
     }
 

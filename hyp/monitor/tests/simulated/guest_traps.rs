@@ -183,8 +183,12 @@ fn what_cannot_be_answered_is_an_external_abort_to_the_guest() {
         (access(1 << IPA_BITS, 3, 0, 0), class::DATA_ABORT_SAME),
         (access(1 << 47, 3, 0, WNR), class::DATA_ABORT_SAME),
         (abort(class::INSTRUCTION_ABORT_LOWER, TRANSLATION_FAULT, 1 << IPA_BITS), class::INSTRUCTION_ABORT_SAME),
-        (access(0x4000_0000, 2, 1, WNR | 0x0f ^ TRANSLATION_FAULT), class::DATA_ABORT_SAME),
+        (abort(class::DATA_ABORT_LOWER, ISV | WNR | 0x0f, 0x4000_0000), class::DATA_ABORT_SAME),
+        (abort(class::DATA_ABORT_LOWER, ISV | WNR | 0x0f, UART), class::DATA_ABORT_SAME),
         (abort(class::DATA_ABORT_LOWER, 0x35, 0x4000_0000), class::DATA_ABORT_SAME),
+        (abort(class::INSTRUCTION_ABORT_LOWER, 0x0f, 0x4000_0000), class::INSTRUCTION_ABORT_SAME),
+        (abort(class::DATA_ABORT_LOWER, TRANSLATION_FAULT, 1 << 36), class::DATA_ABORT_SAME),
+        (abort(class::INSTRUCTION_ABORT_LOWER, TRANSLATION_FAULT, 1 << 36), class::INSTRUCTION_ABORT_SAME),
         (abort(class::DATA_ABORT_LOWER, 0x00, 0), class::DATA_ABORT_SAME),
         (abort(class::DATA_ABORT_LOWER, 0x10, 0), class::DATA_ABORT_SAME),
     ] {

@@ -9,7 +9,7 @@ use monitor::platform::CpuIndex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Barrier};
 
-const ENTRY: u64 = RAM << 12 | 0x40;
+const ENTRY: u64 = (RAM + 800) << 12 | 0x40;
 
 impl World {
     fn psci(&mut self, function: u32, arguments: &[u64]) -> i64 {

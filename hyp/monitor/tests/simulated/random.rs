@@ -234,7 +234,7 @@ fn end_all(world: &mut World, host: &Host) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_panics_and_a_refusal_changes_nothing(steps in prop::collection::vec(step(), 1..60)) {

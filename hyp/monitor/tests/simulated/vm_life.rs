@@ -35,6 +35,28 @@ fn pages_come_back_wiped() {
 }
 
 #[test]
+fn what_the_host_left_in_a_page_is_no_table_and_no_object() {
+    let mut world = World::new();
+    for page in RAM..RAM + 32 {
+        world.machine.fill_page(0, abi::Pfn::new(page), 0xff);
+    }
+    let vm = world.vm(RAM, true, 1);
+    let objects = [RAM, RAM + 1, vm.run_page + 1];
+    for page in objects {
+        assert_eq!(world.state(page), PageState::Hyp);
+        assert!(world.machine.read_page(abi::Pfn::new(page)).iter().all(|&byte| byte == 0), "{page:#x}");
+    }
+    let leaf = {
+        let vm = world.monitor.vms().live(vm.handle).unwrap();
+        let memory = vm.memory().lock();
+        memory.lookup(&world.cpu0, GUEST_RAM).unwrap()
+    };
+    assert!(!leaf.is_valid());
+    world.end(vm);
+    world.assert_all_back();
+}
+
+#[test]
 fn no_step_is_skipped() {
     let mut world = World::new();
     let [handle, ..] = world.call(HostCall::VmReserve, &[]).unwrap();

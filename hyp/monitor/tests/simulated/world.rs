@@ -1,7 +1,7 @@
 //! A machine with its monitor, and the calls that host and guests make.
 
 use crate::platform::{Arena, Firmware, FirmwareCalls, TestPlatform};
-use abi::boot::BootInfo;
+use abi::boot::{BootInfo, PsciConduit};
 use abi::host::{HostCall, VM_PROTECTED, VmHandle};
 use abi::run::ExitReason;
 use abi::{Error, Ipa, Pfn, PhysAddr, PhysRange, psci};
@@ -120,6 +120,7 @@ impl World {
         boot_info.cpus[..CPUS.len()].copy_from_slice(&CPUS);
         boot_info.cpu_count = CPUS.len() as u64;
         boot_info.psci_version = psci_version;
+        boot_info.psci_conduit = PsciConduit::Smc;
         let id = IdRegisters { id_aa64mmfr0_el1: 2, midr_el1: 0x410f_d034, ..IdRegisters::default() };
         let monitor = Arc::new(Monitor::new(&mut cpu0, &boot_info, ownership, id, config));
         firmware_calls.lock().unwrap().clear();

@@ -53,6 +53,16 @@ fn devices_are_mapped_by_the_largest_block_without_memory() {
 }
 
 #[test]
+fn a_device_block_never_takes_memory_beside_it_along() {
+    for (page, level) in [(HIGH - 1, 3), (HIGH + HIGH_PAGES, 3), (HIGH + 0x400, 2), (HIGH + 0x4_0000, 1)] {
+        let mut world = World::new();
+        world.apply(&HostFault { page, access: Access::Read }).unwrap();
+        assert_eq!(leaf(&world, page), (level, true), "{page:#x}");
+        assert!(!leaf(&world, HIGH).1, "memory is mapped with the device at {page:#x}");
+    }
+}
+
+#[test]
 fn addresses_beyond_the_address_size_are_injected() {
     let mut world = World::new();
     world.apply(&HostFault { page: PFN_LIMIT - 1, access: Access::Read }).unwrap();

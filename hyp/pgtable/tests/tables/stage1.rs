@@ -173,3 +173,27 @@ fn el1_invalidates_by_address_and_asid() {
     assert!(matches!(operations(&machine, before)[..], [Tlbi::Rvae1Is { asid: 3, level: Some(3), .. }]));
     machine.assert_clean();
 }
+
+#[test]
+fn a_page_slot_maps_one_page_after_another() {
+    let (machine, mut table) = el2(48, TlbiFeatures::default());
+    let mut cpu = machine.cpu(1);
+    let neighbour = VirtAddr::new(MIB2);
+    let address = VirtAddr::new(MIB2 + PAGE);
+    let data = El2Attributes::data();
+    assert!(matches!(table.page_slot(&cpu, address, data), Err(TableError::NotMapped)));
+    table.map(&mut cpu, neighbour, PhysAddr::new(0), PAGE, data, MapOptions::default()).unwrap();
+    assert!(matches!(table.page_slot(&cpu, neighbour, data), Err(TableError::Exists)));
+    assert!(matches!(table.page_slot(&cpu, VirtAddr::new(MIB2 + 8), data), Err(TableError::Misaligned)));
+    assert!(matches!(table.page_slot(&cpu, VirtAddr::new(1 << 48), data), Err(TableError::BadRange)));
+    let slot = table.page_slot(&cpu, address, data).unwrap();
+    assert_eq!(slot.address(), address);
+    for page in [3 * GIB, 5 * GIB + PAGE] {
+        slot.map(&mut cpu, PhysAddr::new(page));
+        machine.assert_clean();
+        assert_eq!(translate(&machine, TreeKind::El2, address.raw() + 9), Some(page + 9));
+        slot.unmap(&mut cpu);
+        machine.assert_clean();
+        assert_eq!(translate(&machine, TreeKind::El2, address.raw()), None);
+    }
+}

@@ -122,6 +122,23 @@ fn unmapping_part_of_a_block_keeps_the_rest() {
 }
 
 #[test]
+fn unmapping_part_of_the_only_leaf_keeps_the_rest() {
+    for size in [MIB2, GIB] {
+        let mut bench = Bench::new();
+        bench.map(GIB, GIB, size).unwrap();
+        bench.unmap(GIB, PAGE).unwrap();
+        assert_eq!(bench.translate(GIB), None);
+        assert_eq!(bench.translate(GIB + PAGE), Some(GIB + PAGE));
+        assert_eq!(bench.translate(GIB + size - PAGE), Some(GIB + size - PAGE));
+        bench.annotate(GIB, size, 3).unwrap();
+        bench.unmap(GIB + PAGE, size - 2 * PAGE).unwrap();
+        assert_eq!((bench.annotation(GIB), bench.annotation(GIB + PAGE)), (Some(3), None));
+        assert_eq!(bench.annotation(GIB + size - PAGE), Some(3));
+        bench.finish();
+    }
+}
+
+#[test]
 fn splitting_a_block_breaks_it_once() {
     let mut bench = Bench::new();
     bench.map(GIB, GIB, GIB).unwrap();
@@ -224,6 +241,27 @@ fn range_invalidation_is_used_where_the_cpu_has_it() {
 }
 
 #[test]
+fn the_widest_invalidation_takes_over_where_single_ones_would_be_many() {
+    let operations = |range, pages: u64, block: u64| {
+        let tlbi = TlbiFeatures { level_hint: false, range };
+        let mut bench = Bench::with(Stage2Config { tlbi, ..Stage2Config::new(40, 48) });
+        bench.map(0, 0, 2 * block * pages).unwrap();
+        let before = bench.machine.events().len();
+        bench.unmap(0, block * pages).unwrap();
+        let operation = |event| if let Event::Tlbi(operation) = event { Some(operation) } else { None };
+        let operations: Vec<Tlbi> =
+            bench.machine.events()[before..].iter().filter_map(|(_, event)| operation(*event)).collect();
+        bench.finish();
+        operations
+    };
+    assert_eq!(operations(false, 16, PAGE).len(), 17, "sixteen pages and the combined entries");
+    assert_eq!(operations(false, 17, PAGE), [Tlbi::Vmalls12e1Is]);
+    assert_eq!(operations(false, 2, MIB2), [Tlbi::Vmalls12e1Is]);
+    assert_eq!(operations(true, 8, GIB).len(), 2);
+    assert_eq!(operations(true, 9, GIB), [Tlbi::Vmalls12e1Is]);
+}
+
+#[test]
 fn annotations_take_the_largest_descriptors_and_split_blocks() {
     let mut bench = Bench::new();
     bench.map(GIB, GIB, GIB).unwrap();
@@ -289,6 +327,7 @@ fn protect_changes_permissions_in_place_and_flushes() {
         .copied()
         .collect();
     assert_eq!(written.len(), 1, "no break is due: {written:?}");
+    bench.machine.assert_clean();
     // A memory type cannot change in place.
     let uncached = Stage2Attributes { memory: Stage2Memory::NormalNonCacheable, ..memory() };
     bench.table.protect(&mut bench.cpu, Ipa::new(GIB), 2 * MIB2, uncached).unwrap();

@@ -1,5 +1,6 @@
 //! The loader's own arguments.
 
+use abi::boot::SelfTest;
 use boot_plan::Options;
 use boot_plan::memory::Bytes;
 use boot_plan::options::LogLevel;
@@ -21,6 +22,15 @@ fn unknown_arguments_of_ours_are_named() {
     let options = Options::parse("freehold.log=loud freehold.speed=9 freehold.log= freehold.");
     assert_eq!(options.unknown, ["freehold.log=loud", "freehold.speed=9", "freehold.log=", "freehold."]);
     assert_eq!(options.log_level, LogLevel::Info);
+}
+
+#[test]
+fn a_self_test_is_asked_for_by_name() {
+    let options = Options::parse("freehold.self-test=stack-overflow");
+    assert_eq!(options.self_test, Some(SelfTest::StackOverflow));
+    let options = Options::parse("freehold.self-test=unheard-of");
+    assert_eq!((options.self_test, options.unknown.len()), (None, 1));
+    assert_eq!(Options::parse("").self_test, None);
 }
 
 #[test]

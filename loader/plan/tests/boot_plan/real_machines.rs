@@ -192,6 +192,27 @@ fn reservations_and_reserved_memory_survive() {
 }
 
 #[test]
+fn a_tree_with_one_cell_addresses() {
+    let tree = changed(VIRT_1G, |model| {
+        set(&mut model.root, "#address-cells", 1u32);
+        set(&mut model.root, "#size-cells", 1u32);
+        set(node(model, "/memory@40000000"), "reg", cells(&[0x4000_0000, 0x4000_0000]));
+        set(node(model, "/pl011@9000000"), "reg", cells(&[0x900_0000, 0x1000]));
+        set(node(model, "/intc@8000000"), "reg", cells(&[0x800_0000, 0x1_0000, 0x80a_0000, 0xf6_0000]));
+    });
+    let booted = booted(&tree);
+    assert_eq!(booted.machine.memory, [range(GIB, 2 * GIB)]);
+    assert_eq!(booted.machine.gic.info.redistributors[0], range(0x80a_0000, 0x900_0000));
+    let after = model(&booted.tree);
+    let taken = booted.carve_out;
+    let path = format!("/reserved-memory/freehold@{:x}", taken.start.raw());
+    let expected = cells(&[taken.start.raw() as u32, taken.size() as u32]);
+    assert_eq!(value(&after, &path, "reg").unwrap(), expected);
+    assert_eq!(value(&after, "/reserved-memory", "#address-cells").unwrap(), cells(&[1]));
+    assert_eq!(value(&after, "/reserved-memory", "#size-cells").unwrap(), cells(&[1]));
+}
+
+#[test]
 fn a_tree_without_chosen_still_says_what_is_missing() {
     let tree = changed(VIRT_1G, |model| drop(model.root.remove_child("chosen")));
     let error = boot(&tree).err().unwrap().to_string();

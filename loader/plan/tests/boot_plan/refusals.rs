@@ -105,6 +105,13 @@ fn a_gic_with_too_few_or_odd_regions() {
     for regions in [reg(0x800_0000, 0x1_0000), [reg(0x800_0000, 0x1_0000), reg(0x80a_0800, 0xf6_0000)].concat()] {
         says(&refusal_of(|model| set(node(model, "/intc@8000000"), "reg", regions)), &["/intc@8000000", "reg"]);
     }
+    // As many regions as it says, but more than are handled.
+    let many: Vec<u8> = (0..10u64).flat_map(|n| reg(0x800_0000 + n * 0x2_0000, 0x2_0000)).collect();
+    let message = refusal_of(|model| {
+        set(node(model, "/intc@8000000"), "reg", many);
+        set(node(model, "/intc@8000000"), "#redistributor-regions", 9u32);
+    });
+    says(&message, &["/intc@8000000"]);
     for count in [0, 2, 9, u32::MAX] {
         let message = refusal_of(|model| set(node(model, "/intc@8000000"), "#redistributor-regions", count));
         says(&message, &["/intc@8000000"]);
