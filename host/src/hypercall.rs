@@ -1,4 +1,7 @@
 //! Freehold's host calls as functions. Each says in its type what it takes and gives; `abi::host` says what it means.
+//!
+//! Whoever gives pages away by one of them holds them as [`Pages`](crate::frames::Pages), and turns them into
+//! [`Given`](crate::frames::Given) when the call succeeded: nothing can reach them through that any more.
 
 use abi::host::{FREEHOLD_UUID, HostCall, VmHandle};
 use abi::run::ExitReason;
@@ -21,8 +24,9 @@ fn call<const N: usize>(function: HostCall, arguments: [u64; N]) -> Result<[u64;
 
 /// Makes a call with any arguments, and returns x0.
 ///
-/// The arguments must not name memory that the host goes on using.
-pub fn raw(function: HostCall, arguments: [u64; 7]) -> u64 {
+/// # Safety
+/// The call must not take memory away that the host goes on using.
+pub unsafe fn raw(function: HostCall, arguments: [u64; 7]) -> u64 {
     let mut registers = [0; 17];
     registers[..7].copy_from_slice(&arguments);
     smccc::hvc64(function as u32, registers)[0]

@@ -85,15 +85,15 @@ fn enable(redistributor: usize) {
 /// Makes the CPU of affinity `mpidr` look for work.
 pub fn wake(mpidr: u64) {
     let affinity = |shift: u32| (mpidr >> shift) as u8;
-    // ICC_SGI1R_EL1 names CPUs by Aff3 to Aff1 and one bit for each Aff0 (Arm IHI 0069, section 12.2.20); Aff0 beyond
-    // 15 would need its range selector, which QEMU's and real GICv3s number their CPUs to avoid.
+    // ICC_SGI1R_EL1 names CPUs by Aff3 to Aff1 and one bit for each Aff0 below 16 (Arm IHI 0069, section 12.2.20). A CPU
+    // beyond is missed, and looks for work at its next tick.
     let target = SgiTarget::List {
         affinity3: affinity(32),
         affinity2: affinity(16),
         affinity1: affinity(8),
         target_list: 1 << (mpidr & 0xf),
     };
-    GicCpuInterface::send_sgi(WAKE, target, SgiTargetGroup::CurrentGroup1);
+    GicCpuInterface::send_sgi(WAKE, target, SgiTargetGroup::CurrentGroup1).expect("it is an SGI");
 }
 
 /// Sleeps until an interrupt, unless `ready` by then. No interrupt is lost between the question and the sleep.

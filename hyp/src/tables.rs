@@ -126,7 +126,7 @@ fn build(boot: &BootInfo, plan: &CarveOut) -> Result<EarlyResult, TableError> {
     let pa_bits = features.pa_bits.min(48);
     let tlbi = TlbiFeatures { level_hint: features.ttl, range: features.tlbirange };
     let host_config = Stage2Config {
-        ipa_bits: pa_bits.min(40),
+        ipa_bits: pa_bits,
         pa_bits,
         fwb: features.fwb,
         xnx: features.xnx,

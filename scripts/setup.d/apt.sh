@@ -96,16 +96,17 @@ private_apt() {
 }
 
 # apt_install_from SUITE WANTED PACKAGE…: installs packages from a suite that the machine's own sources need not name,
-# if it has the first of them in version WANTED or newer.
+# if it has the first of them in version WANTED or newer. Each package must be in that suite.
 apt_install_from() {
     local suite=$1 wanted=$2 directory failed=
     shift 2
     directory=$(mktemp -d)
     if private_apt "$directory" "$(dpkg --print-architecture)" "$(debian_codename)" "$suite" &&
         version_at_least "$(apt_candidate "$1" "${private_apt_options[@]}" -t "$suite")" "$wanted"; then
-        say "apt-get install -t $suite $*"
+        say "apt-get install ${*/%//$suite}"
+        # PACKAGE/SUITE, not `-t SUITE`, which would take every dependency from that suite, needed or not.
         as_root env DEBIAN_FRONTEND=noninteractive apt-get "${private_apt_options[@]}" -y -o Dpkg::Use-Pty=0 \
-            -t "$suite" install --no-install-recommends "$@" >/dev/null || failed=yes
+            install --no-install-recommends "${@/%//$suite}" >/dev/null || failed=yes
     else
         failed=yes
     fi

@@ -87,7 +87,8 @@ toolchain_debian() {
     version=$(debian_rust_version)
     if ! version_at_least "$version" "$RUST_OLDEST" || [ -n "$(debian_rust_missing)" ]; then
         if ! can_be_root; then
-            lacks "Rust $RUST_OLDEST or newer" "sudo apt-get install --no-install-recommends $(debian_rust_packages -web)"
+            lacks "Rust $RUST_OLDEST or newer (on Debian 12, of its security updates)" \
+                "sudo apt-get install --no-install-recommends $(debian_rust_packages -web) lld"
             return 0
         fi
         install_debian_rust || return 1
@@ -117,7 +118,7 @@ debian_rust_version() {
 debian_rust_missing() {
     local package suffix=
     installed rustc-web && suffix=-web
-    for package in $(debian_rust_packages "$suffix"); do
+    for package in $(debian_rust_packages "$suffix") lld; do
         installed "$package" || echo "$package"
     done
 }
@@ -125,6 +126,7 @@ debian_rust_missing() {
 install_debian_rust() {
     local suite suffix
     apt_update_once
+    apt_install lld || return 1
     for suffix in -web ''; do
         if version_at_least "$(apt_candidate "rustc$suffix")" "$RUST_OLDEST"; then
             # shellcheck disable=SC2046  # a list of packages
@@ -143,9 +145,9 @@ install_debian_rust() {
 
 debian_rust_packages() {
     if [ "$1" = -web ]; then
-        echo rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web lld
+        echo rustc-web cargo-web rust-web-src rust-web-clippy rustfmt-web
     else
-        echo rustc cargo rust-src rust-clippy rustfmt lld
+        echo rustc cargo rust-src rust-clippy rustfmt
     fi
 }
 

@@ -32,7 +32,7 @@ setup_qemu() {
     fi
     if ! version_at_least "$version" "$QEMU_OLDEST"; then
         lacks "QEMU $QEMU_OLDEST or newer for aarch64${version:+ (found $version)}" \
-            "sudo apt-get install --no-install-recommends qemu-system-arm, or your system's package of that name"
+            "sudo apt-get install --no-install-recommends qemu-system-arm (or your system's package of it)"
     elif ! version_at_least "$version" "$QEMU_WANTED"; then
         say "QEMU $version runs Freehold; the tests with -cpu neoverse-v1 need $QEMU_WANTED"
     else
@@ -41,10 +41,7 @@ setup_qemu() {
 }
 
 install_qemu() {
-    if ! can_be_root; then
-        lacks "QEMU" "sudo apt-get install --no-install-recommends qemu-system-arm"
-        return 1
-    fi
+    can_be_root || return 1
     apt_update_once
     if version_at_least "$(apt_candidate qemu-system-arm)" "$QEMU_WANTED"; then
         apt_install qemu-system-arm

@@ -84,18 +84,19 @@ fn touch_together(cpus: &[&'static Cpu]) {
     let spread = |most: u64| pages.div_ceil(most).max(1) as usize;
     let same = addresses(&blocks, spread(TOUCHED_BY_ALL));
     let divided = addresses(&blocks, spread(TOUCHED_BY_ONE));
+    let share = divided.len().div_ceil(cpus.len()).max(1);
     let order = AtomicUsize::new(0);
     smp::run_on(cpus, || {
         let index = order.fetch_add(1, Ordering::Relaxed);
         for page in &same {
             write_word(*page, index);
         }
-        for page in divided.iter().skip(index).step_by(cpus.len()) {
+        for page in divided.chunks(share).nth(index).into_iter().flatten() {
             write_word(*page, index);
         }
     });
     let of_all = same.iter().flat_map(|page| (0..cpus.len()).map(move |index| word_is_written(*page, index)));
-    let of_one = divided.iter().enumerate().map(|(at, page)| word_is_written(*page, at % cpus.len()));
+    let of_one = divided.iter().enumerate().map(|(at, page)| word_is_written(*page, at / share));
     let wrong = of_all.chain(of_one).filter(|written| !written).count();
     report::value("pages-touched-by-all", same.len() as u64);
     report::value("pages-touched-by-one", divided.len() as u64);

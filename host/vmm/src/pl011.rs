@@ -158,6 +158,8 @@ mod tests {
         uart.write(IMSC, 4, u64::MAX);
         assert_eq!((uart.read(IMSC, 4), uart.read(MIS, 4)), (INTERRUPT_ALL, INTERRUPT_TX));
         assert!(uart.interrupt_line());
+        uart.write(ICR, 4, !INTERRUPT_TX);
+        assert_eq!(uart.read(RIS, 4), INTERRUPT_TX, "another interrupt's bit clears it");
         uart.write(ICR, 4, INTERRUPT_TX);
         assert_eq!(uart.read(RIS, 4), 0);
         assert!(!uart.interrupt_line());
