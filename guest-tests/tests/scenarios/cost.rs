@@ -1,4 +1,5 @@
-//! What the boot costs, in instructions: QEMU counts them, and the machine's counter advances with them.
+//! What Freehold costs: instructions of the boot (QEMU counts them, and the machine's counter advances with them), memory,
+//! size of the image.
 
 use crate::{Bench, Suite};
 use guest_tests::{Failure, Transcript};
@@ -11,6 +12,32 @@ pub(crate) fn add(suite: &mut Suite) {
     for (mebibytes, limit) in LIMITS {
         suite.add(format!("cost::boot::{}G", mebibytes / 1024), move |bench| boot_cost(bench, mebibytes, limit));
     }
+    suite.add("cost::memory::1G", memory_cost);
+    suite.add("cost::image", image_size);
+}
+
+/// Most bytes of memory that hyp may take at 1 GiB, whatever the number of CPUs.
+const MEMORY_LIMIT: u64 = 5 << 20;
+/// Most bytes of `freehold.img`.
+const IMAGE_LIMIT: u64 = 512 << 10;
+
+/// The carve-out with 8 CPUs, as the host is told it.
+fn memory_cost(bench: &Bench) -> Result<(), Failure> {
+    let run = crate::reference::machine(bench, "story")?.cpus(8).memory(1024).run_until("entering the host")?;
+    let held = run.lines().find_map(|line| {
+        let (_, rest) = line.split_once("of which hyp holds ")?;
+        rest.split_once(" KiB")?.0.parse::<u64>().ok()
+    });
+    let held = held.ok_or_else(|| run.failure("hyp did not say how much it holds"))? << 10;
+    eprintln!("carve-out at 1 GiB with 8 CPUs: {held} bytes");
+    run.require(held <= MEMORY_LIMIT, format!("{held} bytes, more than {MEMORY_LIMIT}"))?;
+    Ok(())
+}
+
+fn image_size(bench: &Bench) -> Result<(), Failure> {
+    let size = std::fs::metadata(bench.images.freehold()?).map_err(|error| Failure::new(error.to_string()))?.len();
+    eprintln!("freehold.img: {size} bytes");
+    if size > IMAGE_LIMIT { Err(Failure::new(format!("{size} bytes, more than {IMAGE_LIMIT}"))) } else { Ok(()) }
 }
 
 /// One CPU and `-icount shift=0`: one instruction takes one nanosecond, so that ticks of the counter are instructions.
