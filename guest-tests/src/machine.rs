@@ -29,7 +29,7 @@ pub struct Machine {
     virtualization: bool,
     board_options: String,
     kernel: PathBuf,
-    host: Option<(PathBuf, String)>,
+    host: Option<(u64, PathBuf, String)>,
     initrd: Option<PathBuf>,
     append: Option<String>,
     icount: bool,
@@ -97,8 +97,13 @@ impl Machine {
     }
 
     /// The host's kernel and its command line, handed over as a multiboot module.
-    pub fn host(mut self, kernel: impl Into<PathBuf>, bootargs: &str) -> Self {
-        self.host = Some((kernel.into(), bootargs.to_owned()));
+    pub fn host(self, kernel: impl Into<PathBuf>, bootargs: &str) -> Self {
+        self.host_at(HOST_ADDRESS, kernel, bootargs)
+    }
+
+    /// The same, with the module at `address`.
+    pub fn host_at(mut self, address: u64, kernel: impl Into<PathBuf>, bootargs: &str) -> Self {
+        self.host = Some((address, kernel.into(), bootargs.to_owned()));
         self
     }
 
@@ -161,8 +166,8 @@ impl Machine {
         option("-serial", "stdio".as_ref());
         option("-nic", "none".as_ref());
         option("-kernel", self.kernel.as_ref());
-        if let Some((kernel, bootargs)) = &self.host {
-            let mut device = OsString::from(format!("guest-loader,addr={HOST_ADDRESS:#x},kernel="));
+        if let Some((address, kernel, bootargs)) = &self.host {
+            let mut device = OsString::from(format!("guest-loader,addr={address:#x},kernel="));
             device.push(doubled_commas(kernel.as_os_str()));
             if !bootargs.is_empty() {
                 device.push(",bootargs=");

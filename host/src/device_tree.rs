@@ -69,6 +69,20 @@ fn region(node: FdtNode<'_, 'static>, index: usize) -> PhysRange {
     regions(node).nth(index).expect("a device has no registers")
 }
 
+/// True where a node is the host's to use: `status` is absent or says so (Devicetree Specification, section 2.3.4). What
+/// belongs to the secure world says otherwise.
+fn is_enabled(node: FdtNode<'_, 'static>) -> bool {
+    node.property("status").is_none_or(|status| matches!(status.as_str(), Some("okay" | "ok")))
+}
+
+/// The first enabled node that is compatible with one of `names`.
+fn find<'t>(tree: &'t Fdt<'static>, names: &[&str]) -> Option<FdtNode<'t, 'static>> {
+    tree.all_nodes().find(|node| {
+        let compatible = node.compatible();
+        is_enabled(*node) && compatible.is_some_and(|compatible| compatible.all().any(|name| names.contains(&name)))
+    })
+}
+
 /// A property of one or two cells.
 fn number(node: FdtNode<'_, 'static>, name: &str) -> Option<u64> {
     node.property(name)?.as_usize().map(|value| value as u64)
@@ -118,7 +132,7 @@ impl Machine {
     }
 
     fn read_memory(&mut self, tree: &Fdt<'static>) {
-        for node in tree.all_nodes() {
+        for node in tree.all_nodes().filter(|node| is_enabled(*node)) {
             if node.property("device_type").and_then(|kind| kind.as_str()) == Some("memory") {
                 self.memory.extend(regions(node).filter(|bank| !bank.is_empty()));
             }
@@ -144,12 +158,12 @@ impl Machine {
         for cpu in tree.cpus() {
             self.cpus.extend(cpu.ids().all().map(|id| id as u64));
         }
-        self.uart = region(tree.find_compatible(&["arm,pl011"]).expect("no PL011"), 0);
-        let gic = tree.find_compatible(&["arm,gic-v3"]).expect("no GICv3");
+        self.uart = region(find(tree, &["arm,pl011"]).expect("no PL011"), 0);
+        let gic = find(tree, &["arm,gic-v3"]).expect("no GICv3");
         self.distributor = region(gic, 0);
         self.redistributor = region(gic, 1);
-        self.timer_interrupt = timer_interrupt(tree.find_compatible(&["arm,armv8-timer"]).expect("no timer"));
-        if let Some(psci) = tree.find_compatible(&["arm,psci-1.0", "arm,psci-0.2"]) {
+        self.timer_interrupt = timer_interrupt(find(tree, &["arm,armv8-timer"]).expect("no timer"));
+        if let Some(psci) = find(tree, &["arm,psci-1.0", "arm,psci-0.2"]) {
             self.conduit = match psci.property("method").and_then(|method| method.as_str()) {
                 Some("hvc") => Some(Conduit::Hvc),
                 Some("smc") => Some(Conduit::Smc),

@@ -102,16 +102,6 @@ impl Drop for Pages {
 pub struct Given(ManuallyDrop<Pages>);
 
 impl Given {
-    /// The first page.
-    pub fn pfn(&self) -> Pfn {
-        self.0.first
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> u64 {
-        self.0.count
-    }
-
     /// First byte.
     pub fn address(&self) -> PhysAddr {
         self.0.address()

@@ -26,6 +26,7 @@ mod report;
 mod run;
 mod scenario;
 mod smp;
+mod user_registers;
 mod vectors;
 mod vm;
 

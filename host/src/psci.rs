@@ -1,6 +1,6 @@
 //! PSCI calls, by the conduit of the device tree (Arm DEN0022).
 
-use crate::call::{Instruction, Registers};
+use crate::call::{self, Instruction, Registers};
 use crate::device_tree::Conduit;
 use core::sync::atomic::{AtomicU8, Ordering};
 use smccc::{Call, Hvc, Smc};
@@ -38,6 +38,13 @@ pub fn call(function: u32, [first, second, third]: [u64; 3]) -> i64 {
     };
     // A 32-bit call returns its code in w0.
     if abi::smccc::is_64_bit(function) { result[0] as i64 } else { i64::from(result[0] as i32) }
+}
+
+/// As [`call`], by that instruction whatever the device tree says.
+pub fn call_by(instruction: Instruction, function: u32, [first, second, third]: [u64; 3]) -> i64 {
+    // SAFETY: PSCI takes no memory from the host.
+    let [result, ..] = unsafe { call::raw(instruction, [function.into(), first, second, third]) };
+    if abi::smccc::is_64_bit(function) { result as i64 } else { i64::from(result as i32) }
 }
 
 /// CPU_ON: starts the CPU of affinity `mpidr` at `entry` with `context` in x0.

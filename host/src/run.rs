@@ -1,11 +1,14 @@
 //! Running a guest: serving its exits until it ends.
 
+use crate::cpu::Cpu;
 use crate::frames::Pages;
 use crate::vm::{Vm, VmError};
-use crate::{hypercall, println};
+use crate::{hypercall, interrupt, println, smp};
 use abi::run::{ExitReason, RunPage};
 use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn};
 use alloc::string::String;
+use core::sync::atomic::{AtomicUsize, Ordering};
+use spin::Mutex;
 
 /// Where in a shared page the host's answer goes, in bytes; the guest's message is before it.
 const ANSWER_OFFSET: usize = 2048;
@@ -54,22 +57,30 @@ pub struct Exits {
     pub relinquished: u64,
     /// Waits for an interrupt.
     pub waits: u64,
+    /// vCPUs that were turned on by another.
+    pub starts: u64,
 }
 
-/// The fields of a run page that an exit fills.
-struct Exit {
-    ipa: Ipa,
+/// An exit: its reason, and the fields of the run page that it fills.
+pub struct Exit {
+    /// Why VCPU_RUN came back.
+    pub reason: ExitReason,
+    /// The address that it is about.
+    pub ipa: Ipa,
     size: u64,
     write: bool,
     data: u64,
 }
 
-fn read_exit(page: *mut RunPage) -> Exit {
+/// The exit for `reason` whose details are in the run page of vCPU `index`.
+pub fn read_exit(vm: &Vm, index: usize, reason: ExitReason) -> Exit {
+    let page = vm.vcpus[index].run_page();
     // SAFETY: the page is the host's, mapped, and hyp writes it only during VCPU_RUN.
     let value = |field: *const u64| unsafe { field.read_volatile() };
     // SAFETY: only addresses of fields are computed.
     unsafe {
         Exit {
+            reason,
             ipa: Ipa::new(value(&raw const (*page).ipa)),
             size: value(&raw const (*page).size),
             write: value(&raw const (*page).write) != 0,
@@ -86,6 +97,11 @@ fn answer_read(page: *mut RunPage, data: u64) {
 /// Runs `vm` until it stops, or until it was interrupted `most_interrupts` times. Its vCPUs take turns on the calling
 /// CPU.
 pub fn run(vm: &mut Vm, exits: &mut Exits, most_interrupts: u64) -> Stop {
+    run_watched(vm, exits, most_interrupts, |_, _| {})
+}
+
+/// As [`run`]; `watch` sees every exit before it is served.
+pub fn run_watched(vm: &mut Vm, exits: &mut Exits, most_interrupts: u64, mut watch: impl FnMut(&Vm, &Exit)) -> Stop {
     let start = exits.interrupts;
     let mut turn = 0;
     loop {
@@ -95,56 +111,98 @@ pub fn run(vm: &mut Vm, exits: &mut Exits, most_interrupts: u64) -> Stop {
             Ok(reason) => reason,
             Err(error) => return Stop::Failed(VmError::Refused("VCPU_RUN", error)),
         };
-        exits.total += 1;
-        let exit = read_exit(vm.vcpus[index].run_page());
-        match reason {
-            ExitReason::Interrupt => {
-                // The host took the interrupt when the call returned.
-                exits.interrupts += 1;
-                turn = index + 1;
-                if exits.interrupts - start >= most_interrupts {
-                    return Stop::Interrupted;
-                }
-            }
-            ExitReason::Wait => {
-                exits.waits += 1;
-                turn = index + 1;
-                if vm.vcpus.iter().filter(|vcpu| vcpu.on).count() == 1 {
-                    arm_gic::wfi();
-                }
-            }
-            ExitReason::Mmio => serve_mmio(vm, index, &exit, exits),
-            ExitReason::MemoryFault => match serve_fault(vm, exit.ipa) {
-                Ok(()) => exits.faults += 1,
-                Err(stop) => return stop,
-            },
-            ExitReason::Shared => {
-                exits.shares += 1;
-                exchange_messages(vm, exit.ipa);
-            }
-            ExitReason::Unshared => exits.unshares += 1,
-            ExitReason::Relinquished => {
-                exits.relinquished += 1;
-                vm.take_relinquished(Gfn::containing(exit.ipa));
-            }
-            ExitReason::SystemOff => return Stop::Off,
-            ExitReason::SystemReset => return Stop::Reset,
-            ExitReason::CpuOff => vm.vcpus[index].on = false,
-            ExitReason::CpuOn => {
-                if let Some(vcpu) = usize::try_from(exit.data).ok().and_then(|index| vm.vcpus.get_mut(index)) {
-                    vcpu.on = true;
-                }
-            }
-            ExitReason::Error => return Stop::Error,
-            ExitReason::Poisoned => return Stop::Poisoned,
+        let exit = read_exit(vm, index, reason);
+        watch(vm, &exit);
+        if let Some(stop) = serve(vm, index, &exit, exits) {
+            return stop;
+        }
+        if matches!(reason, ExitReason::Interrupt | ExitReason::Wait) {
+            turn = index + 1;
+        }
+        if exits.interrupts - start >= most_interrupts {
+            return Stop::Interrupted;
+        }
+        if reason == ExitReason::Wait && vm.vcpus.iter().filter(|vcpu| vcpu.is_on()).count() == 1 {
+            arm_gic::wfi();
         }
     }
+}
+
+/// Runs `vm` until it stops, each of its vCPUs on a CPU of its own: vCPU n on the nth of `cpus`, of which there must be as
+/// many.
+pub fn run_apart(vm: &mut Vm, exits: &mut Exits, cpus: &[&'static Cpu]) -> Stop {
+    let handle = vm.handle();
+    let next = AtomicUsize::new(0);
+    let (stopped, failed) = (Mutex::new(None), Mutex::new(None));
+    let state = Mutex::new((vm, exits));
+    smp::run_on(cpus, || {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        while stopped.lock().is_none() {
+            if !state.lock().0.vcpus[index].is_on() {
+                // The tick ends this at the latest.
+                interrupt::sleep_unless(|| false);
+                continue;
+            }
+            let reason = match hypercall::vcpu_run(handle, index as u64) {
+                Ok(reason) => reason,
+                // Where another vCPU ended the guest, its exit says how.
+                Err(error) => {
+                    failed.lock().get_or_insert(Stop::Failed(VmError::Refused("VCPU_RUN", error)));
+                    break;
+                }
+            };
+            let mut state = state.lock();
+            let (vm, exits) = &mut *state;
+            let exit = read_exit(vm, index, reason);
+            let stop = serve(vm, index, &exit, exits);
+            if let Some(stop) = stop.or_else(|| vm.vcpus.iter().all(|vcpu| !vcpu.is_on()).then_some(Stop::AllOff)) {
+                stopped.lock().get_or_insert(stop);
+            }
+        }
+    });
+    stopped.into_inner().or(failed.into_inner()).unwrap_or(Stop::AllOff)
+}
+
+/// Does what an exit of vCPU `index` asks for; the reason to stop, where it is one.
+pub fn serve(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) -> Option<Stop> {
+    exits.total += 1;
+    match exit.reason {
+        // The host took the interrupt when the call returned.
+        ExitReason::Interrupt => exits.interrupts += 1,
+        ExitReason::Wait => exits.waits += 1,
+        ExitReason::Mmio => serve_mmio(vm, index, exit, exits),
+        ExitReason::MemoryFault => match serve_fault(vm, exit.ipa) {
+            Ok(()) => exits.faults += 1,
+            Err(stop) => return Some(stop),
+        },
+        ExitReason::Shared => {
+            exits.shares += 1;
+            exchange_messages(vm, exit.ipa);
+        }
+        ExitReason::Unshared => exits.unshares += 1,
+        ExitReason::Relinquished => {
+            exits.relinquished += 1;
+            vm.take_relinquished(Gfn::containing(exit.ipa));
+        }
+        ExitReason::SystemOff => return Some(Stop::Off),
+        ExitReason::SystemReset => return Some(Stop::Reset),
+        ExitReason::CpuOff => vm.vcpus[index].turned_off(),
+        ExitReason::CpuOn => {
+            exits.starts += 1;
+            if let Some(vcpu) = usize::try_from(exit.data).ok().and_then(|index| vm.vcpus.get_mut(index)) {
+                vcpu.turned_on();
+            }
+        }
+        ExitReason::Error => return Some(Stop::Error),
+        ExitReason::Poisoned => return Some(Stop::Poisoned),
+    }
+    None
 }
 
 /// The vCPU whose turn it is: the first that is on from `turn` on, and round again.
 fn next_on(vm: &Vm, turn: usize) -> Option<usize> {
     let count = vm.vcpus.len();
-    (turn..turn + count).map(|index| index % count).find(|index| vm.vcpus[*index].on)
+    (turn..turn + count).map(|index| index % count).find(|index| vm.vcpus[*index].is_on())
 }
 
 /// Where nothing is, a read gives zero and a write is lost.
@@ -160,14 +218,14 @@ fn serve_mmio(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) {
     exits.unclaimed += u64::from(unclaimed);
 }
 
-/// Donates a page of zeroes where the guest's RAM has none yet.
+/// Gives a page of zeroes where the guest's RAM has none yet.
 fn serve_fault(vm: &mut Vm, address: Ipa) -> Result<(), Stop> {
     let frame = Gfn::containing(address);
-    if !vm.layout().is_ram(frame) || vm.map().page_of(frame).is_some() {
+    if !vm.on_demand || !vm.layout().is_ram(frame) || vm.map().page_of(frame).is_some() {
         return Err(Stop::NoMemoryAt(address));
     }
     let page = Pages::zeroed(1).ok_or(Stop::Failed(VmError::OutOfMemory))?;
-    match vm.donate(page, frame) {
+    match vm.give(page, frame) {
         // Another vCPU's fault may have brought a page meanwhile.
         Ok(()) | Err(VmError::Refused(_, Error::WrongState)) => Ok(()),
         Err(error) => Err(Stop::Failed(error)),

@@ -7,8 +7,9 @@ use core::arch::global_asm;
 
 /// Pages of a secondary CPU's stack.
 const STACK_PAGES: u64 = 16;
-/// Microseconds after which what has not happened is taken not to happen.
-const PATIENCE: u64 = 5_000_000;
+/// Microseconds after which what has not happened is taken not to happen: long enough for a machine whose CPUs share one
+/// with others, since only a failure waits so long.
+const PATIENCE: u64 = 120_000_000;
 
 // Where CPU_ON enters: MMU off, x0 = the CPU's `Cpu`. The registers that `paging` keeps for this turn the MMU on; memory
 // is mapped at its physical address, so that the code goes on where it is.
@@ -92,7 +93,7 @@ pub fn wait_online(cpu: &Cpu) -> bool {
     wait_until(|| cpu.is_online())
 }
 
-/// Waits for a condition, five seconds at most; false where it did not come.
+/// Waits for a condition; false where it did not come for so long that it will not.
 pub fn wait_until(condition: impl Fn() -> bool) -> bool {
     let start = interrupt::microseconds();
     while !condition() {

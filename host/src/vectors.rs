@@ -21,7 +21,7 @@ pub struct Frame {
     pub far: u64,
 }
 
-const _: () = assert!(size_of::<Frame>() == FRAME_SIZE && FRAME_SIZE % 16 == 0);
+const _: () = assert!(size_of::<Frame>() == FRAME_SIZE && FRAME_SIZE.is_multiple_of(16));
 /// Bytes of a [`Frame`].
 const FRAME_SIZE: usize = 36 * 8;
 

@@ -3,7 +3,7 @@
 use crate::frames::{Given, Pages};
 use crate::guest_console::{GuestConsole, Spoken};
 use crate::hypercall::{self, VmSettings};
-use abi::host::{VM_PROTECTED, VmHandle};
+use abi::host::{RIGHT_EXECUTE, RIGHT_READ, RIGHT_WRITE, VM_PROTECTED, VmHandle};
 use abi::run::RunPage;
 use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn};
 use alloc::boxed::Box;
@@ -14,7 +14,7 @@ use core::fmt;
 use spin::Mutex;
 use vmm::device_tree::{GuestTree, TreeError};
 use vmm::image::{ImageError, ImageHeader};
-use vmm::layout::{DEVICE_TREE, GuestLayout, IPA_BITS, LayoutError, UART_BASE, UART_SIZE};
+use vmm::layout::{DEFAULT_RAM_SIZE, DEVICE_TREE, GuestLayout, IPA_BITS, LayoutError, UART_BASE, UART_SIZE};
 use vmm::memory::PageMap;
 use vmm::mmio::Bus;
 use vmm::pl011::Pl011;
@@ -33,6 +33,8 @@ pub struct Setup<'a> {
     pub ram_size: u64,
     /// How many vCPUs.
     pub vcpus: u64,
+    /// Whether it is protected: what the host gives to such a guest is the guest's alone.
+    pub protected: bool,
     /// Its `/chosen/bootargs`.
     pub bootargs: &'a str,
 }
@@ -74,11 +76,27 @@ pub struct Vcpu {
     object: Given,
     run_page: Pages,
     cache: Vec<Given>,
-    /// It was turned on, and has not turned itself off.
-    pub on: bool,
+    /// How often it was turned on, less how often it turned itself off: the exits that say so may be served in another
+    /// order than they came in, where vCPUs run on several CPUs.
+    on: i32,
 }
 
 impl Vcpu {
+    /// True where it was turned on, and has not turned itself off.
+    pub fn is_on(&self) -> bool {
+        self.on > 0
+    }
+
+    /// Takes note that it was turned on.
+    pub fn turned_on(&mut self) {
+        self.on += 1;
+    }
+
+    /// Takes note that it turned itself off.
+    pub fn turned_off(&mut self) {
+        self.on -= 1;
+    }
+
     /// The run page. Hyp writes it while the vCPU runs, so it is only ever accessed by volatile reads and writes.
     pub fn run_page(&self) -> *mut RunPage {
         self.run_page.address().raw() as *mut RunPage
@@ -98,8 +116,13 @@ pub struct Vm {
     object: Given,
     /// Its vCPUs, by index.
     pub vcpus: Vec<Vcpu>,
+    protected: bool,
     memory: Vec<Given>,
+    /// What a guest that is not protected has of the host's, and from which frame on.
+    lent: Vec<(Gfn, Pages)>,
     map: PageMap,
+    /// Whether it gets a page where it touches RAM that has none.
+    pub on_demand: bool,
     /// Its devices.
     pub bus: Bus,
     spoken: Arc<Mutex<Spoken>>,
@@ -117,7 +140,7 @@ pub struct Returned {
 }
 
 impl Vm {
-    /// Builds a protected guest, ready to run.
+    /// Builds a guest, ready to run.
     ///
     /// # Errors
     /// [`VmError`]; what was built until then is taken apart again.
@@ -142,13 +165,24 @@ impl Vm {
         }
     }
 
+    /// A protected VM that has neither memory nor any of its `vcpus` yet, and never will.
+    ///
+    /// # Errors
+    /// [`VmError`].
+    pub fn empty(vcpus: u64) -> Result<Self, VmError> {
+        let layout = GuestLayout::new(DEFAULT_RAM_SIZE, 0, PAGE_SIZE).map_err(VmError::Layout)?;
+        let setup =
+            Setup { name: "empty", image: &[], ram_size: layout.ram_size(), vcpus, protected: true, bootargs: "" };
+        Self::init(&setup, layout)
+    }
+
     /// The VM without vCPUs and memory.
     fn init(setup: &Setup<'_>, layout: GuestLayout) -> Result<Self, VmError> {
         let sizes = hypercall::vm_sizes(IPA_BITS, setup.vcpus).map_err(refused("VM_SIZES"))?;
         let object = Pages::allocate(sizes.vm_pages.max(sizes.vm_alignment)).ok_or(VmError::OutOfMemory)?;
         let handle = hypercall::vm_reserve().map_err(refused("VM_RESERVE"))?;
         let settings = VmSettings {
-            flags: VM_PROTECTED,
+            flags: if setup.protected { VM_PROTECTED } else { 0 },
             ipa_bits: IPA_BITS,
             vcpus: setup.vcpus,
             entry: layout.image(),
@@ -169,8 +203,11 @@ impl Vm {
             layout,
             object: object.given(),
             vcpus: Vec::new(),
+            protected: setup.protected,
             memory: Vec::new(),
+            lent: Vec::new(),
             map: PageMap::new(),
+            on_demand: true,
             bus,
             spoken,
         })
@@ -183,7 +220,7 @@ impl Vm {
             let run_page = Pages::zeroed(1).ok_or(VmError::OutOfMemory)?;
             hypercall::vcpu_init(self.handle, index, object.pfn(), sizes.vcpu_pages, run_page.pfn())
                 .map_err(refused("VCPU_INIT"))?;
-            self.vcpus.push(Vcpu { object: object.given(), run_page, cache: Vec::new(), on: index == 0 });
+            self.vcpus.push(Vcpu { object: object.given(), run_page, cache: Vec::new(), on: i32::from(index == 0) });
         }
         self.top_up(0)
     }
@@ -197,38 +234,86 @@ impl Vm {
     }
 
     /// Puts `content` at `start`, with zeroes up to `size` bytes: into the host's own pages first, which are then
-    /// donated.
+    /// given.
     fn load(&mut self, start: Ipa, content: &[u8], size: u64) -> Result<(), VmError> {
         let offset = start.page_offset() as usize;
         let mut pages = Pages::zeroed((offset as u64 + size).div_ceil(PAGE_SIZE)).ok_or(VmError::OutOfMemory)?;
         pages.bytes()[offset..offset + content.len()].copy_from_slice(content);
-        self.donate(pages, Gfn::containing(start))
+        self.give(pages, Gfn::containing(start))
     }
 
-    /// Donates `pages` from guest frame `first` on. A cache that is too small for the tables is topped up.
+    /// Gives `pages` to the guest from guest frame `first` on: donates them to a protected one, shares them with another
+    /// that may do everything with them.
     ///
     /// # Errors
-    /// [`VmError`]; the pages are the host's still.
-    pub fn donate(&mut self, pages: Pages, first: Gfn) -> Result<(), VmError> {
-        let donate = || hypercall::vm_donate(self.handle, 0, pages.pfn(), first, pages.count());
-        let mut result = donate();
-        if result == Err(Error::OutOfMemory) {
-            self.top_up(0)?;
-            result = hypercall::vm_donate(self.handle, 0, pages.pfn(), first, pages.count());
+    /// [`VmError`]; the pages are the host's alone still.
+    pub fn give(&mut self, pages: Pages, first: Gfn) -> Result<(), VmError> {
+        if !self.protected {
+            return self.share(pages, first, RIGHT_READ | RIGHT_WRITE | RIGHT_EXECUTE);
         }
-        result.map_err(refused("VM_DONATE"))?;
+        let handle = self.handle;
+        self.with_tables(|| hypercall::vm_donate(handle, 0, pages.pfn(), first, pages.count()))
+            .map_err(refused("VM_DONATE"))?;
         self.donated(pages, first);
         Ok(())
     }
 
+    /// Shares `pages` with a guest that is not protected, from guest frame `first` on, with `rights` of `abi::host`.
+    ///
+    /// # Errors
+    /// [`VmError`]; the pages are the host's alone still.
+    pub fn share(&mut self, pages: Pages, first: Gfn, rights: u64) -> Result<(), VmError> {
+        let handle = self.handle;
+        self.with_tables(|| hypercall::vm_share(handle, 0, pages.pfn(), first, pages.count(), rights))
+            .map_err(refused("VM_SHARE"))?;
+        self.enter(&pages, first);
+        self.lent.push((first, pages));
+        Ok(())
+    }
+
+    /// Takes back what was shared from guest frame `first` on.
+    ///
+    /// # Errors
+    /// [`VmError`]; the guest has them still.
+    ///
+    /// # Panics
+    /// Where nothing was shared there.
+    pub fn unshare(&mut self, first: Gfn) -> Result<Pages, VmError> {
+        let at = self.lent.iter().position(|(frame, _)| *frame == first).expect("nothing was shared there");
+        let count = self.lent[at].1.count();
+        hypercall::vm_unshare(self.handle, first, count).map_err(refused("VM_UNSHARE"))?;
+        let (_, pages) = self.lent.swap_remove(at);
+        for index in 0..count {
+            self.map.remove_page(Pfn::new(pages.pfn().raw() + index));
+        }
+        Ok(pages)
+    }
+
+    /// Makes a call that draws on vCPU 0's cache of table pages, which is topped up where it is too small.
+    ///
+    /// # Errors
+    /// The call's own.
+    pub fn with_tables(&mut self, call: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
+        match call() {
+            Err(Error::OutOfMemory) => {
+                self.top_up(0).map_err(|_| Error::OutOfMemory)?;
+                call()
+            }
+            result => result,
+        }
+    }
+
     /// Takes note that `pages` are the guest's, from guest frame `first` on.
     pub fn donated(&mut self, pages: Pages, first: Gfn) {
-        let pages = pages.given();
+        self.enter(&pages, first);
+        self.memory.push(pages.given());
+    }
+
+    fn enter(&mut self, pages: &Pages, first: Gfn) {
         for index in 0..pages.count() {
             let (frame, page) = (Gfn::new(first.raw() + index), Pfn::new(pages.pfn().raw() + index));
             self.map.insert(frame, page).expect("hyp takes a page, and gives a frame one, only once");
         }
-        self.memory.push(pages);
     }
 
     /// Its name.
@@ -244,6 +329,11 @@ impl Vm {
     /// How it is laid out.
     pub fn layout(&self) -> &GuestLayout {
         &self.layout
+    }
+
+    /// What the host shares with it.
+    pub fn lent(&mut self) -> impl Iterator<Item = &mut Pages> {
+        self.lent.iter_mut().map(|(_, pages)| pages)
     }
 
     /// Which pages it has been given.
@@ -277,6 +367,10 @@ impl Vm {
     /// # Errors
     /// As [`destroy`](Self::destroy).
     pub fn reclaim(mut self) -> Result<Returned, VmError> {
+        while let Some((first, _)) = self.lent.last() {
+            let first = *first;
+            self.unshare(first)?;
+        }
         for (first, count) in self.map.runs() {
             let mut done = 0;
             while done < count {

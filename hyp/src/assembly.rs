@@ -2,7 +2,7 @@
 
 use crate::cpu_data::CpuData;
 use crate::layout;
-use crate::tables::{BOOT_REGISTERS, BootRegisters};
+use crate::tables::{BOOT_REGISTERS, BootRegisters, SCTLR_EL2_MMU_OFF};
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
 use monitor::registers::{GuestRegisters, HostRegisters, VcpuContext};
@@ -24,6 +24,8 @@ global_asm!(
     STACK_TOP = const layout::STACK_TOP,
     CPU_DATA = const layout::CPU_DATA,
     EARLY_STACK_SIZE = const EARLY_STACK_SIZE,
+    SCTLR_MMU_OFF_LOW = const SCTLR_EL2_MMU_OFF & 0xffff,
+    SCTLR_MMU_OFF_HIGH = const SCTLR_EL2_MMU_OFF >> 16,
 );
 
 global_asm!(
@@ -47,6 +49,6 @@ const _: () = assert!(offset_of!(VcpuContext, general) == 0 && offset_of!(GuestR
 const _: () = assert!(offset_of!(GuestRegisters, pstate) == offset_of!(GuestRegisters, pc) + 8);
 const _: () = assert!(offset_of!(HostRegisters, x) == 0);
 const _: () = assert!(offset_of!(HostRegisters, spsr) == offset_of!(HostRegisters, elr) + 8);
-const _: () = assert!(size_of::<HostRegisters>() % 16 == 0);
+const _: () = assert!(size_of::<HostRegisters>().is_multiple_of(16));
 const _: () = assert!(offset_of!(BootRegisters, tcr_el2) == offset_of!(BootRegisters, mair_el2) + 8);
 const _: () = assert!(offset_of!(BootRegisters, sctlr_el2) == offset_of!(BootRegisters, ttbr0_el2) + 8);

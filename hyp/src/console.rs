@@ -8,12 +8,14 @@ use core::ptr::NonNull;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::mutex::TicketMutex;
 
-/// Polls of a full transmit FIFO before a character is given up: the host owns the UART and may have switched it off,
-/// which must not hang hyp.
+/// Polls of a full transmit FIFO before a character is given up, and with it all others until the FIFO takes one again:
+/// the host owns the UART and may have switched it off, which must not hang hyp.
 const TRANSMIT_PATIENCE: u32 = 1_000_000;
 
 struct Console {
     uart: Option<Uart<'static>>,
+    /// The last character was given up.
+    stuck: bool,
 }
 
 impl Write for Console {
@@ -21,27 +23,29 @@ impl Write for Console {
         if let Some(uart) = &mut self.uart {
             for byte in text.bytes() {
                 if byte == b'\n' {
-                    transmit(uart, b'\r');
+                    self.stuck = !transmit(uart, b'\r', self.stuck);
                 }
-                transmit(uart, byte);
+                self.stuck = !transmit(uart, byte, self.stuck);
             }
         }
         Ok(())
     }
 }
 
-fn transmit(uart: &mut Uart<'static>, byte: u8) {
-    for _ in 0..TRANSMIT_PATIENCE {
+/// Sends a character; false where it was given up.
+fn transmit(uart: &mut Uart<'static>, byte: u8, stuck: bool) -> bool {
+    for _ in 0..if stuck { 1 } else { TRANSMIT_PATIENCE } {
         if !uart.is_tx_fifo_full() {
             uart.write_word(byte);
-            return;
+            return true;
         }
     }
+    false
 }
 
 struct Logger(TicketMutex<Console>);
 
-static LOGGER: Logger = Logger(TicketMutex::new(Console { uart: None }));
+static LOGGER: Logger = Logger(TicketMutex::new(Console { uart: None, stuck: false }));
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {

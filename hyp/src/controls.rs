@@ -43,6 +43,12 @@ pub unsafe fn load(controls: &TrapControls, features: &CpuFeatures) {
             msr!("S3_4_C3_C1_3", controls.hfgwtr2_el2);
             msr!("S3_4_C3_C1_7", controls.hfgitr2_el2);
         }
+        if features.mpam {
+            msr!("S3_4_C10_C5_0", controls.mpam2_el2);
+        }
+        if features.mpam_hcr {
+            msr!("S3_4_C10_C4_0", controls.mpamhcr_el2);
+        }
         if features.gic_system_registers {
             msr!("S3_4_C12_C9_5", controls.icc_sre_el2);
             // ICH_HCR_EL2 may be reached only once ICC_SRE_EL2.SRE is in force.
@@ -76,17 +82,12 @@ pub fn initialise_host_only(features: &CpuFeatures) {
         if let Some(value) = controls.brbcr_el2 {
             msr!("S2_4_C9_C0_0", value);
         }
-        if let Some(value) = controls.mpam2_el2 {
-            msr!("S3_4_C10_C5_0", value);
-        }
-        if let Some(value) = controls.mpamhcr_el2 {
-            msr!("S3_4_C10_C4_0", value);
-        }
         if features.trf {
             msr!("S3_4_C1_C2_1", 0); // TRFCR_EL2: EL2 is not traced
         }
-        if features.ras {
-            msr!("S3_4_C12_C1_1", 0); // VDISR_EL2
+        if features.gcs {
+            msr!("S3_0_C2_C5_0", 0); // GCSCR_EL1
+            msr!("S3_0_C2_C5_2", 0); // GCSCRE0_EL1
         }
     }
     barrier::isb();

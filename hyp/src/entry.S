@@ -42,13 +42,29 @@ park:
     wfe
     b park
 
-// Exceptions masked, SP_EL2 in use, and HCR_EL2 such that the other EL2 registers have their non-VHE meaning.
+// Exceptions masked, SP_EL2 in use, HCR_EL2 such that the other EL2 registers have their non-VHE meaning, and those that
+// decide how EL2 itself runs at a known value: firmware may leave them at that of a reset, which is any.
 reset_controls:
     msr daifset, #0xf
     msr spsel, #1
     mov x1, #(1 << 31)                  // HCR_EL2.RW
     msr hcr_el2, x1
     isb
+    mov x1, #{SCTLR_MMU_OFF_LOW}
+    movk x1, #{SCTLR_MMU_OFF_HIGH}, lsl #16
+    msr sctlr_el2, x1
+    mrs x1, S3_0_C0_C7_3                // ID_AA64MMFR3_EL1
+    ubfx x2, x1, #0, #4                 // TCRX
+    cbz x2, 1f
+    msr S3_4_C2_C0_3, xzr               // TCR2_EL2
+1:  ubfx x2, x1, #4, #4                 // SCTLRX
+    cbz x2, 2f
+    msr S3_4_C1_C0_3, xzr               // SCTLR2_EL2
+2:  mrs x1, id_aa64pfr1_el1
+    ubfx x2, x1, #44, #4                // GCS
+    cbz x2, 3f
+    msr S3_4_C2_C5_0, xzr               // GCSCR_EL2
+3:  isb
     mov x1, xzr
     msr tpidr_el2, x1                   // no per-CPU data yet: a fault now uses the early stack
     adrp x1, host_vectors

@@ -109,6 +109,8 @@ key_registers! {
 #[derive(Default)]
 struct HostActivity {
     pmscr_el1: u64,
+    pmblimitr_el1: u64,
+    trblimitr_el1: u64,
     trfcr_el1: u64,
     brbcr_el1: u64,
     scxtnum_el0: u64,
@@ -117,7 +119,8 @@ struct HostActivity {
 }
 
 impl HostActivity {
-    /// Stops it all, and waits until what was under way has reached the host's memory.
+    /// Stops it all, and waits until what was under way has reached the host's memory. The buffers are switched off too:
+    /// while a guest is in they are EL2's (MDCR_EL2.E2PB, E2TB), whose addresses the host's pointers must not become.
     fn suspend(features: &CpuFeatures) -> Self {
         let mut activity = Self::default();
         // SAFETY: registers of EL1 that exist on this CPU; stopping the host's own profiling and tracing affects no one
@@ -129,6 +132,9 @@ impl HostActivity {
                 barrier::isb();
                 core::arch::asm!("hint #17", options(nostack, preserves_flags)); // PSB CSYNC
                 barrier::dsb_nsh();
+                activity.pmblimitr_el1 = mrs!("S3_0_C9_C10_0");
+                msr!("S3_0_C9_C10_0", 0);
+                barrier::isb();
             }
             if features.trf {
                 activity.trfcr_el1 = mrs!("S3_0_C1_C2_1");
@@ -136,6 +142,11 @@ impl HostActivity {
                 barrier::isb();
                 core::arch::asm!("hint #18", options(nostack, preserves_flags)); // TSB CSYNC
                 barrier::dsb_nsh();
+            }
+            if features.trbe && !features.trbe_owned_above {
+                activity.trblimitr_el1 = mrs!("S3_0_C9_C11_0");
+                msr!("S3_0_C9_C11_0", 0);
+                barrier::isb();
             }
             if features.brbe {
                 activity.brbcr_el1 = mrs!("S2_1_C9_C0_0");
@@ -155,12 +166,18 @@ impl HostActivity {
         activity
     }
 
-    /// Lets the host go on where it was.
+    /// Lets the host go on where it was. The host's controls are in force, so that the buffers are the host's again.
     fn resume(&self, features: &CpuFeatures) {
         // SAFETY: as in `suspend`; the values are those that were found.
         unsafe {
             if features.spe && !features.spe_owned_above {
+                msr!("S3_0_C9_C10_0", self.pmblimitr_el1);
+                barrier::isb();
                 msr!("S3_0_C9_C9_0", self.pmscr_el1);
+            }
+            if features.trbe && !features.trbe_owned_above {
+                msr!("S3_0_C9_C11_0", self.trblimitr_el1);
+                barrier::isb();
             }
             if features.trf {
                 msr!("S3_0_C1_C2_1", self.trfcr_el1);
@@ -199,6 +216,9 @@ pub fn enter(context: &mut VcpuContext) -> GuestTrap {
     // SAFETY: the context's controls come from `TrapControls::guest` for this machine's features and the guest's own
     // stage 2; the context lives until the guest is out again, and `enter_vcpu` returns with this stack as it was.
     let kind = unsafe {
+        if features.ras {
+            msr!("S3_4_C12_C1_1", context.el1.disr_el1); // VDISR_EL2
+        }
         controls::load(&context.traps, features);
         barrier::isb();
         enter_vcpu(context)
@@ -207,6 +227,9 @@ pub fn enter(context: &mut VcpuContext) -> GuestTrap {
     let esr = mrs!("esr_el2");
     let exception = Exception { esr, far: mrs!("far_el2"), hpfar: mrs!("hpfar_el2") };
     context.el1 = save_el1();
+    if features.ras {
+        context.el1.disr_el1 = mrs!("S3_4_C12_C1_1"); // VDISR_EL2
+    }
     context.timer = save_timer();
     if features.pauth {
         context.keys = save_keys();

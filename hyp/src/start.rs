@@ -5,7 +5,7 @@ use crate::machine::{self, Machine};
 use crate::platform::El2Platform;
 use crate::system_register::mrs;
 use crate::tables::{self, EarlyResult};
-use crate::{cache, console, cpu_data, firmware, host, self_test};
+use crate::{cache, console, cpu_data, firmware, host, id_registers, self_test};
 use abi::PhysRange;
 use abi::boot::{BootInfo, SelfTest};
 use core::fmt;
@@ -32,7 +32,7 @@ pub extern "C" fn boot_cpu_main(boot: &'static BootInfo, _cpu: u64) -> ! {
     let Some(early) = (unsafe { tables::take_early_result() }) else { firmware::halt() };
     // SAFETY: the early stage mapped the console's registers for good, and this is EL2's only user of them.
     unsafe { console::initialise(early.uart, console::level_filter(boot.log_level)) };
-    let id = crate::id_registers::read();
+    let id = id_registers::read();
     let features = CpuFeatures::from_id_registers(&id);
     introduce(boot, &features);
     let machine = take_machine(boot, early, id, features);
@@ -48,6 +48,11 @@ pub extern "C" fn boot_cpu_main(boot: &'static BootInfo, _cpu: u64) -> ! {
 /// From `entry.S`: a CPU that the host turned on, or that comes back from a suspend.
 pub extern "C" fn secondary_cpu_main(cpu: u64) -> ! {
     let Some(machine) = machine::get() else { firmware::halt() };
+    if CpuFeatures::from_id_registers(&id_registers::read()) != machine.features {
+        // A register that is there and never written, or written and not there: neither is safe.
+        log::error!("CPU {cpu} has other features than the boot CPU: it stays off");
+        firmware::halt();
+    }
     match machine.monitor.take_boot_request(CpuIndex(cpu_data::index())) {
         Some(request) => {
             log::debug!("entering the host at EL1, {:#x}", request.entry);

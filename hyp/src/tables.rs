@@ -14,9 +14,10 @@ use monitor::features::CpuFeatures;
 use pgtable::regime::TlbiFeatures;
 use pgtable::{El2Attributes, El2Config, El2Stage1, MAIR_VALUE, MapOptions, PageSlot, Stage2Config, TableError};
 
-/// SCTLR_EL2: RES1 bits; M, C, I: MMU and caches on; SA: SP alignment is checked; WXN: nothing writable is executable
-/// (Arm ARM, SCTLR_EL2).
-const SCTLR_EL2: u64 = 0x30c5_0830 | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
+/// SCTLR_EL2 before the MMU is on: RES1 bits, and nothing else (Arm ARM, SCTLR_EL2).
+pub const SCTLR_EL2_MMU_OFF: u64 = 0x30c5_0830;
+/// SCTLR_EL2: RES1 bits; M, C, I: MMU and caches on; SA: SP alignment is checked; WXN: nothing writable is executable.
+const SCTLR_EL2: u64 = SCTLR_EL2_MMU_OFF | 1 << 0 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 
 /// What a CPU writes to its EL2 registers to come into hyp's address space. Read with the MMU off.
 #[repr(C)]
@@ -123,6 +124,10 @@ pub unsafe fn take_early_result() -> Option<EarlyResult> {
 
 fn build(boot: &BootInfo, plan: &CarveOut) -> Result<EarlyResult, TableError> {
     let features = CpuFeatures::from_id_registers(&crate::id_registers::read());
+    if !features.e2h0 {
+        // All that is written to EL2's registers is for HCR_EL2.E2H = 0.
+        return Err(TableError::BadConfiguration);
+    }
     let pa_bits = features.pa_bits.min(48);
     let tlbi = TlbiFeatures { level_hint: features.ttl, range: features.tlbirange };
     let host_config = Stage2Config {

@@ -8,6 +8,7 @@ use aarch64_cpu::registers::{
     ELR_EL1, ELR_EL2, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, Readable, VBAR_EL1, VBAR_EL2, Writeable,
 };
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 global_asm!(
     ".pushsection .text.vectors, \"ax\"",
@@ -20,6 +21,9 @@ global_asm!(
     ".popsection",
     handler = sym report,
 );
+
+/// An exception is being reported, or was. Plain loads and stores only.
+static REPORTED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     /// 16 vectors, 2 KiB aligned (Arm ARM D1.3.1).
@@ -39,6 +43,11 @@ pub fn install(level: ExceptionLevel) {
 
 /// Where every vector leads. Nothing is returned to, so that nothing is saved.
 extern "C" fn report() -> ! {
+    // The console may be what raises the exception.
+    if REPORTED.load(Ordering::Relaxed) {
+        processor::wait_forever();
+    }
+    REPORTED.store(true, Ordering::Relaxed);
     let (syndrome, address, place) = match processor::exception_level() {
         ExceptionLevel::El1 => (ESR_EL1.get(), FAR_EL1.get(), ELR_EL1.get()),
         _ => (ESR_EL2.get(), FAR_EL2.get(), ELR_EL2.get()),

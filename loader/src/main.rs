@@ -23,7 +23,7 @@ use abi::{PhysAddr, PhysRange};
 use boot_plan::hyp_image::HypImageError;
 use boot_plan::kernel::KernelError;
 use boot_plan::options::LogLevel;
-use boot_plan::plan::Occupied;
+use boot_plan::plan::{Occupied, PlanError};
 use boot_plan::tree::{self, TreeError};
 use boot_plan::{BootError, DeviceTree, HypImage, KernelImage, Machine, Modules, Options, Plan, Survey, host_tree};
 use console::say;
@@ -79,6 +79,11 @@ extern "C" fn start(device_tree: u64, counter: u64) -> ! {
 fn read_device_tree(start: PhysAddr) -> Result<Given, BootError> {
     let size = tree::total_size(&memory::read(start).ok_or(TreeError::Magic(0))?)?;
     let range = PhysRange::from_size(start, size as u64).ok_or(TreeError::Size(size))?;
+    let loader = memory::loader_range();
+    if loader.overlaps(&range) {
+        // The heap would grow over it while it is read.
+        return Err(PlanError::Overlap(("loader", loader), ("device tree", range)).into());
+    }
     // SAFETY: the boot protocol has x0 point at the device tree, which nothing writes while this slice lives; its
     // header bounds it to 2 MiB.
     let bytes = unsafe { memory::bytes(&range) };

@@ -11,6 +11,7 @@ pub mod panic;
 pub mod platform;
 pub mod probe;
 pub mod report;
+pub mod secondary;
 pub mod vectors;
 
 pub use image_start;

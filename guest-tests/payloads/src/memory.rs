@@ -126,6 +126,15 @@ impl AddressSpace {
         barrier::isb(barrier::SY);
     }
 
+    /// What another CPU loads to use the same tables: MAIR_EL1, TCR_EL1, TTBR0_EL1 and SCTLR_EL1.
+    ///
+    /// # Panics
+    /// Never: the same configuration was valid when the tables were made.
+    pub fn registers(&self) -> [u64; 4] {
+        let Ok(tcr) = tcr_el1(Some(&CONFIG), None) else { panic!("the translation's configuration is not valid") };
+        [MAIR_VALUE, tcr, self.table.ttbr_el1(), SCTLR_MMU_ON]
+    }
+
     /// Maps the page at `target`, which is 4 KiB aligned, at the window, and nothing else there.
     ///
     /// # Errors
@@ -153,6 +162,11 @@ impl AddressSpace {
             }
         }
     }
+}
+
+/// Cleans `range`, which is mapped at itself, to the point of coherency: a CPU whose MMU is off sees it.
+pub fn clean(range: PhysRange) {
+    Environment.clean_invalidate_to_poc(range);
 }
 
 /// Calls `maintain` for an address in each cache line of `range`.

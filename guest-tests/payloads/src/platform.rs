@@ -47,6 +47,8 @@ pub struct Platform {
     pub conduit: Conduit,
     /// How many CPUs there are.
     pub cpus: usize,
+    /// `/chosen/bootargs`.
+    pub bootargs: &'static str,
 }
 
 impl Platform {
@@ -78,6 +80,16 @@ impl Platform {
                 _ => Conduit::None,
             },
             cpus: tree.cpus().count(),
+            bootargs: tree.chosen().bootargs().unwrap_or(""),
         }
+    }
+
+    /// The number of the boot argument `name=0x…`.
+    pub fn hexadecimal_argument(&self, name: &str) -> Option<u64> {
+        self.bootargs.split_ascii_whitespace().find_map(|argument| {
+            let (key, value) = argument.split_once('=')?;
+            let digits = value.strip_prefix("0x").filter(|_| key == name)?;
+            u64::from_str_radix(digits, 16).ok()
+        })
     }
 }

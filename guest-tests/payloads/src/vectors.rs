@@ -75,11 +75,16 @@ unsafe extern "C" {
     static payload_vectors: u8;
 }
 
+/// Where the vectors are, for VBAR_EL1.
+pub fn table() -> u64 {
+    &raw const payload_vectors as u64
+}
+
 /// Makes the vectors the CPU's.
 pub fn install() {
     // SAFETY: The address is that of a vector table, 2 KiB aligned, which stays.
     unsafe {
-        asm!("msr vbar_el1, {table}", "isb", table = in(reg) &raw const payload_vectors, options(nostack));
+        asm!("msr vbar_el1, {table}", "isb", table = in(reg) table(), options(nostack));
     }
 }
 

@@ -25,7 +25,17 @@ pub(crate) fn add(suite: &mut Suite) {
     }
     suite.add("many", |bench| completes(bench, "many", 2, 10).map(drop));
     suite.add("preempt", preempt);
+    for cpu in CPUS {
+        suite.add(format!("registers::{cpu}"), move |bench| registers(bench, cpu));
+    }
+    for (cpu, cpus) in [("cortex-a53", 1), ("max", 4)] {
+        suite.add(format!("vcpus::{cpu}::{cpus}cpu"), move |bench| vcpus(bench, cpu, cpus));
+        suite.add(format!("demand::{cpu}"), move |bench| demand(bench, cpu));
+        suite.add(format!("shared::{cpu}"), move |bench| shared(bench, cpu));
+    }
+    suite.add("neighbours", neighbours);
     suite.add("reset", reset);
+    add_boards(suite);
     for (number, cpu) in CPUS.into_iter().enumerate() {
         for (row, count) in CPU_COUNTS.into_iter().enumerate() {
             let mebibytes = MEBIBYTES[(number + row) % MEBIBYTES.len()];
@@ -33,6 +43,44 @@ pub(crate) fn add(suite: &mut Suite) {
                 boots(bench, cpu, count, mebibytes)
             });
         }
+    }
+}
+
+/// Boards that differ from the one of `make run`: each boots, runs a guest, and ends well.
+fn add_boards(suite: &mut Suite) {
+    for option in ["secure=on", "gic-version=4", "its=off", "highmem=off", "mte=on", "iommu=smmuv3"] {
+        suite.add(format!("board::{option}"), move |bench| {
+            let run = machine(bench, "story")?.cpus(2).board_option(option).run()?;
+            run.completed("story", 5)?.ended_well()?;
+            Ok(())
+        });
+    }
+    // QEMU names the nodes' memory separately, and their CPUs.
+    suite.add("board::numa", |bench| {
+        let mut machine = machine(bench, "memory")?.memory(1024);
+        for (node, size, cpus) in [("a", "384M", "0-1"), ("b", "640M", "2-3")] {
+            machine = machine.argument("-object").argument(format!("memory-backend-ram,id={node},size={size}"));
+            machine = machine.argument("-numa").argument(format!("node,memdev={node},cpus={cpus}"));
+        }
+        let run = machine.run()?;
+        run.completed("memory", 3)?.ended_well()?;
+        Ok(())
+    });
+    // A kernel and a ramdisk where no one would put them, the one above the other.
+    for (name, kernel, ramdisk) in [("odd", 0x4200_1004, 0x5000_0003u64), ("above", 0x5200_0001, 0x4200_0000)] {
+        suite.add(format!("board::modules_{name}"), move |bench| {
+            let guests = bench.images.guests()?;
+            let run = Machine::new(bench.images.freehold()?)
+                .append("freehold.log=info")
+                .host_at(kernel, bench.images.host()?, "scenario=story report")
+                .argument("-device")
+                .argument(format!("guest-loader,addr={ramdisk:#x},initrd={}", guests.display()))
+                .cpus(2)
+                .timeout(PATIENCE)
+                .run()?;
+            run.completed("story", 5)?.ended_well()?;
+            Ok(())
+        });
     }
 }
 
@@ -96,7 +144,9 @@ fn memory(bench: &Bench, mebibytes: u32) -> Result<(), Failure> {
 /// Everything that races, on more CPUs than the other scenarios have.
 fn smp(bench: &Bench) -> Result<(), Failure> {
     let run = completes(bench, "smp", 8, 30)?;
-    for check in ["words-touched-together", "race-cpu-on", "race-donate", "race-run-one-wins", "off-again"] {
+    for check in
+        ["suspend-standby", "words-touched-together", "race-cpu-on", "race-donate", "race-run-one-wins", "off-again"]
+    {
         run.check(check)?;
     }
     Ok(())
@@ -108,6 +158,65 @@ fn preempt(bench: &Bench) -> Result<(), Failure> {
     run.check("spinning-guest-interrupted")?
         .check("wild-guest-stopped")?
         .tells(&["guest spin: spinning", "guest fault: touching memory"])?;
+    Ok(())
+}
+
+/// Registers survive exits and moves between CPUs, the host's and the guests' alike; on those CPUs that have them also
+/// SVE's and the keys of pointer authentication.
+fn registers(bench: &Bench, cpu: &str) -> Result<(), Failure> {
+    let run = machine(bench, "registers")?.cpu(cpu).cpus(3).run()?;
+    run.completed("registers", 20)?.ended_well()?;
+    for check in ["registers.simd-blank", "registers.kept-by.call", "registers.kept-by.interrupt"] {
+        run.check(check)?;
+    }
+    run.check("host-registers-kept")?.check("guest-ran-on-every-cpu")?;
+    let (sve, keys) = (run.value("with-sve")?, run.value("with-pointer-authentication")?);
+    let expected = match cpu {
+        "max" | "neoverse-v1" => (1, 1),
+        _ => (0, 0),
+    };
+    run.require((sve, keys) == expected, format!("SVE and keys: {:?}, not {expected:?}", (sve, keys)))?;
+    Ok(())
+}
+
+/// A guest starts its second vCPU itself, on one CPU in turns and on two at once.
+fn vcpus(bench: &Bench, cpu: &str, cpus: u32) -> Result<(), Failure> {
+    let run = machine(bench, "vcpus")?.cpu(cpu).cpus(cpus).run()?;
+    run.completed("vcpus", 30)?.ended_well()?.check("smp.argument")?.check("off-on-one-cpu")?;
+    if cpus > 1 {
+        run.check("off-on-two-cpus")?;
+    }
+    Ok(())
+}
+
+/// Memory on demand, memory given back, and pages that are shared when their guest dies.
+fn demand(bench: &Bench, cpu: &str) -> Result<(), Failure> {
+    let run = machine(bench, "demand")?.cpu(cpu).cpus(2).run()?;
+    run.completed("demand", 25)?.ended_well()?;
+    for check in ["given-on-demand", "given-back-pages-are-wiped", "pages.new-again-are-zero", "shared-pages-wiped"] {
+        run.check(check)?;
+    }
+    Ok(())
+}
+
+/// A guest that is not protected.
+fn shared(bench: &Bench, cpu: &str) -> Result<(), Failure> {
+    let run = machine(bench, "shared")?.cpu(cpu).cpus(2).run()?;
+    run.completed("shared", 40)?.ended_well()?;
+    for check in ["host-reads-its-memory", "read-only-page-kept", "taken-back-page-out-of-reach", "the-other-reads"] {
+        run.check(check)?;
+    }
+    Ok(())
+}
+
+/// A guest cannot reach another, the host or hyp by their physical addresses. Guests have 32 bits of address space, so
+/// that all RAM must be below 4 GiB.
+fn neighbours(bench: &Bench) -> Result<(), Failure> {
+    let run = machine(bench, "neighbours")?.memory(1024).cpus(2).run()?;
+    run.completed("neighbours", 25)?.ended_well()?;
+    for target in ["guest-one", "guest-other", "host", "carve-out-first", "carve-out-last"] {
+        run.check(&format!("{target}.load"))?.check(&format!("{target}.store"))?;
+    }
     Ok(())
 }
 

@@ -231,6 +231,18 @@ fn bad_lives(vm: &Vm, page: Pfn) {
     ] {
         refused(&format!("init-{name}"), hypercall::vm_init(reserved, &settings, pages.pfn(), count), ANY);
     }
+    // A vCPU of one VM with the run page of another's, or with a page that is not the host's.
+    let Some(other) = Vm::empty(1).map_err(|error| report::check("other-vm", false, format_args!("{error}"))).ok()
+    else {
+        return;
+    };
+    for (name, run_page) in [("of-another", vm.vcpus[0].run_page_pfn()), ("of-a-guest", page)] {
+        let result = hypercall::vcpu_init(other.handle(), 0, pages.pfn(), vcpu_pages, run_page);
+        refused(&format!("vcpu-init-run-page-{name}"), result, &[Error::WrongState, Error::Busy, Error::NotYours]);
+    }
+    let result = hypercall::vcpu_init(other.handle(), 0, pages.pfn(), vcpu_pages, pages.pfn());
+    refused("vcpu-init-run-page-in-object", result, ANY);
+    check_returned(other.destroy());
     refused("init-with-guest-page", hypercall::vm_init(reserved, &good, page, count), &[Error::NotYours]);
     release(reserved);
 }

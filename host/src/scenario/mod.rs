@@ -3,12 +3,17 @@
 mod attacks;
 mod attacks_guest;
 mod calls;
+mod demand;
 mod many;
 mod memory;
+mod neighbours;
 mod preempt;
+mod registers;
+mod shared;
 mod smp;
 mod story;
 mod sweep;
+mod vcpus;
 
 use crate::device_tree::Machine;
 use crate::ramdisk::Ramdisk;
@@ -31,18 +36,27 @@ pub struct Context {
 impl Context {
     /// Builds the protected guest of that name, with one vCPU and 16 MiB of RAM; a failure is a failed check.
     pub fn guest(&self, name: &str) -> Option<Vm> {
-        match self.try_guest(name) {
+        self.guest_with(name, "", |_| {})
+    }
+
+    /// The same with these boot arguments, and with what `change` makes different.
+    pub fn guest_with(&self, name: &str, bootargs: &str, change: impl FnOnce(&mut Setup<'_>)) -> Option<Vm> {
+        let mut setup = Setup {
+            name,
+            image: self.ramdisk.file(name).unwrap_or(&[]),
+            ram_size: vmm::layout::DEFAULT_RAM_SIZE,
+            vcpus: 1,
+            protected: true,
+            bootargs,
+        };
+        change(&mut setup);
+        match Vm::create(&setup) {
             Ok(vm) => Some(vm),
             Err(reason) => {
                 report::check("guest-created", false, format_args!("{name}: {reason}"));
                 None
             }
         }
-    }
-
-    fn try_guest(&self, name: &str) -> Result<Vm, VmError> {
-        let image = self.ramdisk.file(name).unwrap_or(&[]);
-        Vm::create(&Setup { name, image, ram_size: vmm::layout::DEFAULT_RAM_SIZE, vcpus: 1, bootargs: "" })
     }
 }
 
@@ -80,6 +94,11 @@ pub fn run(context: &Context) -> ! {
         "memory" => memory::run(context),
         "many" => many::run(context),
         "preempt" => preempt::run(context),
+        "demand" => demand::run(context),
+        "neighbours" => neighbours::run(context),
+        "registers" => registers::run(context),
+        "shared" => shared::run(context),
+        "vcpus" => vcpus::run(context),
         "reset" => {
             report::end();
             println!("host: reset");

@@ -43,7 +43,7 @@ impl GuestLayout {
     /// See [`LayoutError`].
     pub fn new(ram_size: u64, text_offset: u64, image_size: u64) -> Result<Self, LayoutError> {
         let end = RAM_BASE.raw().checked_add(ram_size).ok_or(LayoutError::BadRamSize)?;
-        if ram_size == 0 || ram_size % PAGE_SIZE != 0 || end > 1 << IPA_BITS {
+        if ram_size == 0 || !ram_size.is_multiple_of(PAGE_SIZE) || end > 1 << IPA_BITS {
             return Err(LayoutError::BadRamSize);
         }
         let image = RAM_BASE

@@ -93,7 +93,7 @@ impl<S: ByteSink> MmioDevice for Pl011<S> {
             IMSC => self.interrupt_mask,
             RIS => self.interrupt_status,
             MIS => self.interrupt_status & self.interrupt_mask,
-            ID_FIRST..=0xffc if offset % 4 == 0 => {
+            ID_FIRST..=0xffc if offset.is_multiple_of(4) => {
                 let index = (offset - ID_FIRST) / 4;
                 usize::try_from(index).ok().and_then(|index| ID.get(index)).copied().unwrap_or(0).into()
             }

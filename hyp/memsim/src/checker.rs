@@ -44,7 +44,7 @@ pub(crate) struct State {
     pub(crate) cpus: Vec<CpuState>,
     pub(crate) trees: Vec<Option<Tree>>,
     /// Pages that are part of a tree, by frame number.
-    live: HashMap<u64, TablePage>,
+    pub(crate) live: HashMap<u64, TablePage>,
     /// Pages that were unlinked, by frame number, with the unlinking; kept until that is clean.
     detached: HashMap<u64, u64>,
     pub(crate) stale: Vec<Stale>,

@@ -146,6 +146,12 @@ impl Machine {
         translations.into_iter().map(|translation| translation.output).collect()
     }
 
+    /// Every stage-2 tree through which some CPU may reach the page at `page`, by what memory says or by what a TLB may
+    /// still hold.
+    pub fn stage2_of(&self, page: PhysAddr) -> Vec<TreeKind> {
+        self.state().stage2_of(page)
+    }
+
     /// The rules that were broken so far.
     pub fn violations(&self) -> Vec<Violation> {
         self.state().violations.clone()

@@ -31,6 +31,11 @@ impl Memory {
         self.frames.entry(pfn.raw()).or_insert_with(|| Box::new([0; WORDS]))
     }
 
+    /// The words of a frame, `None` where all are zero.
+    pub(crate) fn words(&self, pfn: Pfn) -> Option<&[u64; WORDS]> {
+        self.frames.get(&pfn.raw()).map(|frame| &**frame)
+    }
+
     pub(crate) fn zero(&mut self, pfn: Pfn) {
         self.frames.remove(&pfn.raw());
     }

@@ -1,6 +1,6 @@
 //! What may be asked of the machine at any time: the translations that a CPU may use, and what is left to be done.
 
-use abi::PhysAddr;
+use abi::{Pfn, PhysAddr};
 use pgtable::geometry::entry_size;
 
 use crate::checker::{State, Synchronised};
@@ -48,6 +48,23 @@ impl State {
             }
         }
         translations
+    }
+
+    pub(crate) fn stage2_of(&self, page: PhysAddr) -> Vec<TreeKind> {
+        let maps = |value: u64, level: u8| match meaning(value, level) {
+            Meaning::Leaf(output) => output <= page.raw() && page.raw() - output < entry_size(level),
+            Meaning::Invalid | Meaning::Table(_) | Meaning::Reserved => false,
+        };
+        let current = self.live.iter().filter_map(|(pfn, table)| {
+            let words = self.memory.words(Pfn::new(*pfn))?;
+            words.iter().any(|value| maps(*value, table.level)).then_some(table.tree)
+        });
+        let old = self.stale.iter().filter(|stale| maps(stale.value, stale.level)).map(|stale| stale.tree);
+        let mut trees: Vec<usize> = current.chain(old).collect();
+        trees.sort_unstable();
+        trees.dedup();
+        let kinds = trees.into_iter().map(|tree| self.tree(tree).kind);
+        kinds.filter(|kind| matches!(kind, TreeKind::Stage2 { .. })).collect()
     }
 
     pub(crate) fn unfinished(&self) -> Vec<String> {

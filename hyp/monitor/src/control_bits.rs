@@ -118,6 +118,8 @@ pub(crate) mod mdcr {
     pub const E2TB_EL1: u64 = 0b11 << 24;
     /// TDCC: the debug communication channel traps.
     pub const TDCC: u64 = 1 << 27;
+    /// EBWE: breakpoints and watchpoints above the first 16 may be selected (FEAT_Debugv8p9).
+    pub const EBWE: u64 = 1 << 43;
 }
 
 /// CNTHCTL_EL2 with HCR_EL2.E2H = 0.

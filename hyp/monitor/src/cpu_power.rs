@@ -145,10 +145,10 @@ impl CpuPower {
     /// for it; such a CPU must not enter the host.
     pub fn take_boot_request(&self, cpu: CpuIndex) -> Option<BootRequest> {
         let cpu = self.cpus.get(cpu.0)?;
-        let request = cpu.request();
         cpu.transition(PowerState::OnPending, PowerState::On)
             .or_else(|_| cpu.transition(PowerState::Suspended, PowerState::On))
-            .ok()
-            .map(|()| request)
+            .ok()?;
+        // Only now: the transition's acquire is what orders these reads behind the requester's writes.
+        Some(cpu.request())
     }
 }

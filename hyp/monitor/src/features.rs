@@ -149,6 +149,8 @@ pub struct CpuFeatures {
     pub trf: bool,
     /// FEAT_BRBE.
     pub brbe: bool,
+    /// FEAT_Debugv8p9.
+    pub debug_v8p9: bool,
     /// FEAT_AMUv1.
     pub amu: bool,
     /// FEAT_MPAM, either version.
@@ -231,6 +233,7 @@ impl CpuFeatures {
             trbe_owned_above: trbe && id.trbidr_el1 & 1 << 4 != 0,
             trf: field(id.id_aa64dfr0_el1, 40) != 0,
             brbe: field(id.id_aa64dfr0_el1, 52) != 0,
+            debug_v8p9: field(id.id_aa64dfr0_el1, 0) >= 0xb,
             amu: field(id.id_aa64pfr0_el1, 44) != 0,
             mpam,
             mpam_hcr: mpam && id.mpamidr_el1 & 1 << 17 != 0,

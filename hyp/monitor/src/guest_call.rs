@@ -3,6 +3,7 @@
 use crate::guest_exit::{Exit, Outcome};
 use crate::guest_psci;
 use crate::mmio::DEVICE_IPA_LIMIT;
+use crate::monitor::Monitor;
 use crate::platform::Platform;
 use crate::registers::VcpuContext;
 use crate::smccc::{ArchitectureCall, Call, NOT_SUPPORTED_REGISTER, architecture_call};
@@ -10,7 +11,6 @@ use crate::vm::Vm;
 use abi::guest;
 use abi::smccc::{self, INVALID_PARAMETER};
 use abi::{Error, Gfn, Ipa, PAGE_SIZE};
-use ownership::Ownership;
 
 /// Bytes of an HVC or SMC instruction, past which the program counter is.
 const INSTRUCTION_SIZE: u64 = 4;
@@ -19,7 +19,7 @@ const FEATURES_NON_PROTECTED: u32 = 1 << 0;
 
 /// Answers a call. The program counter is past the instruction.
 pub(crate) fn handle<P: Platform>(
-    ownership: &Ownership,
+    monitor: &Monitor,
     platform: &mut P,
     vm: &Vm,
     context: &mut VcpuContext,
@@ -31,7 +31,7 @@ pub(crate) fn handle<P: Platform>(
     if let Some(outcome) = guest_psci::handle(vm, context, &call) {
         return outcome;
     }
-    match architecture_call(&call) {
+    match architecture_call(&call, monitor.firmware) {
         Some(ArchitectureCall::Answer(result)) => return answer(context, result),
         Some(ArchitectureCall::Firmware(arguments)) => {
             context.general.set_results(platform.firmware_call(call.function, arguments));
@@ -39,7 +39,7 @@ pub(crate) fn handle<P: Platform>(
         }
         None => {}
     }
-    let protected = vm.config().protected;
+    let (ownership, protected) = (&monitor.ownership, vm.config().protected);
     match call.function {
         smccc::VENDOR_HYP_CALL_UID => {
             context.general.set_results(smccc::uuid_words(guest::KVM_UUID).map(u64::from));

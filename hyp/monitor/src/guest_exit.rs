@@ -11,6 +11,7 @@ use crate::vm::{Vm, VmPower};
 use crate::{guest_call, guest_system_register};
 use abi::run::ExitReason;
 use abi::{Error, Ipa, PAGE_SIZE};
+use pgtable::{DsbKind, Tlbi};
 
 /// Why a vCPU stops running, and all that the host learns of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +123,9 @@ impl Monitor {
             return Err(Error::WrongState);
         }
         let mut claim = vcpu.claim_to_run(platform.cpu())?;
+        if vm.is_change_of_vcpu(platform.cpu(), vcpu.index()) {
+            forget_translations(platform, claim.context.traps.vttbr_el2);
+        }
         if let Some(pending) = claim.pending_read.take() {
             let data = platform.read_run_data(vcpu.run_page());
             pending.complete(&mut claim.context.general, data);
@@ -178,13 +182,11 @@ impl Monitor {
                 claim.context.traps.enable_fp();
                 Outcome::Resume
             }
-            Cause::Hypercall { immediate } => {
-                guest_call::handle(&self.ownership, platform, vm, &mut claim.context, immediate)
-            }
+            Cause::Hypercall { immediate } => guest_call::handle(self, platform, vm, &mut claim.context, immediate),
             Cause::SecureCall { immediate } => {
                 // A trapped SMC has not been executed: past it, the guest is where an HVC leaves it.
                 skip_instruction(&mut claim.context.general);
-                guest_call::handle(&self.ownership, platform, vm, &mut claim.context, immediate)
+                guest_call::handle(self, platform, vm, &mut claim.context, immediate)
             }
             Cause::SystemRegister(access) => {
                 let ipa_bits = vm.config().ipa_bits;
@@ -260,6 +262,17 @@ fn instruction_abort(vm: &Vm, exception: &Exception, abort: Abort) -> Outcome {
     } else {
         Outcome::Inject(Injection::for_abort(exception.syndrome(), exception.far))
     }
+}
+
+/// Drops what the calling CPU's TLB holds of a VM. Its vCPUs share a VMID; yet what one of them maps is no business of
+/// another's, which may give the same ASID another meaning, as on a CPU of its own it may.
+fn forget_translations<P: Platform>(platform: &P, vttbr_el2: u64) {
+    let host = platform.load_vttbr(vttbr_el2);
+    platform.isb();
+    platform.tlbi(Tlbi::Vmalle1);
+    platform.dsb(DsbKind::Nsh);
+    platform.load_vttbr(host);
+    platform.isb();
 }
 
 /// The exit of a vCPU that cannot go on. A protected VM's syndrome is its own business.

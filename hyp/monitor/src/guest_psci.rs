@@ -67,7 +67,7 @@ fn cpu_on(vm: &Vm, context: &mut VcpuContext, target: u64, entry: u64, argument:
     let Some(vcpu) = vm.vcpu_by_affinity(target) else {
         return answer(context, psci::INVALID_PARAMETERS as u64);
     };
-    if entry % 4 != 0 || entry >> vm.config().ipa_bits != 0 {
+    if !entry.is_multiple_of(4) || entry >> vm.config().ipa_bits != 0 {
         return answer(context, psci::INVALID_ADDRESS as u64);
     }
     match start(vm, vcpu, entry, argument) {

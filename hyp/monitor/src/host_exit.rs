@@ -21,6 +21,8 @@ pub enum HostAction {
 
 /// Bytes of an A64 instruction.
 const INSTRUCTION_SIZE: u64 = 4;
+/// PSTATE.SS and PSTATE.BTYPE, which an instruction that is done leaves clear: the step of a debugger is over.
+const PSTATE_SS_BTYPE: u64 = 1 << 21 | 0b11 << 10;
 
 impl Monitor {
     /// Decides a synchronous exception of the host's. `registers` hold the results where the action is to resume.
@@ -38,6 +40,7 @@ impl Monitor {
             Cause::SecureCall { immediate } => {
                 // A trapped SMC has not been executed, where an HVC has: its return address is its own.
                 registers.elr = registers.elr.wrapping_add(INSTRUCTION_SIZE);
+                registers.spsr &= !PSTATE_SS_BTYPE;
                 self.host_call(platform, registers, Conduit::Smc, immediate);
                 HostAction::Resume
             }
@@ -91,7 +94,7 @@ impl Monitor {
         let [first, second, third, ..] = call.arguments;
         if let Some(result) = self.psci.call(platform, &self.ownership, call.function, [first, second, third]) {
             registers.set_x(0, result);
-        } else if let Some(answer) = architecture_call(&call) {
+        } else if let Some(answer) = architecture_call(&call, self.firmware) {
             match answer {
                 ArchitectureCall::Answer(result) => registers.set_x(0, result),
                 ArchitectureCall::Firmware(arguments) => {

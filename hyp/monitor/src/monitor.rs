@@ -5,7 +5,7 @@ use crate::features::{CpuFeatures, IdRegisters};
 use crate::platform::{CpuIndex, Platform};
 use crate::psci::{HostMemory, PsciRelay};
 use crate::vm_table::VmTable;
-use abi::boot::BootInfo;
+use abi::boot::{BootInfo, PsciConduit};
 use abi::{Pfn, PhysAddr};
 use ownership::Ownership;
 use pgtable::Stage2Config;
@@ -18,6 +18,7 @@ pub struct Monitor {
     pub(crate) features: CpuFeatures,
     pub(crate) id: IdRegisters,
     pub(crate) stage2: Stage2Config,
+    pub(crate) firmware: PsciConduit,
 }
 
 impl Monitor {
@@ -38,6 +39,7 @@ impl Monitor {
             features: CpuFeatures::from_id_registers(&id),
             id,
             stage2,
+            firmware: boot_info.psci_conduit,
         }
     }
 

@@ -7,8 +7,9 @@ pub const PSTATE_EL1H: u64 = 0b0101;
 /// PSTATE.{D, A, I, F}: every asynchronous exception masked.
 pub const PSTATE_DAIF: u64 = 0b1111 << 6;
 /// SCTLR_EL1 of a CPU that comes out of reset: RES1 bits and nothing else, so MMU, caches and alignment checks are
-/// off, little-endian (Arm ARM, SCTLR_EL1).
-pub const SCTLR_EL1_RESET: u64 = 0x00c5_0078;
+/// off, little-endian (Arm ARM, SCTLR_EL1). LSMAOE, nTLSMD, SPAN, EIS, TSCXT and EOS: what they control is RES1 on a CPU
+/// without it, and on one with it as if it were not there; EIS and EOS make exceptions synchronise the context.
+pub const SCTLR_EL1_RESET: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
 /// MPIDR_EL1 bit 31, which reads as one.
 const MPIDR_RES1: u64 = 1 << 31;
 /// vCPUs that share Aff1: GICv3 addresses at most 16 targets of one affinity cluster by a list.
@@ -60,7 +61,7 @@ impl Default for HostRegisters {
     }
 }
 
-const _: () = assert!(size_of::<HostRegisters>() % 16 == 0);
+const _: () = assert!(size_of::<HostRegisters>().is_multiple_of(16));
 
 /// What a guest's exception to EL2 leaves in general registers, ELR_EL2 and SPSR_EL2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 //! The filter over the host's SMC and HVC calls (Arm DEN0028). What it does not know is NOT_SUPPORTED; nothing reaches
 //! the firmware that is not listed here or in [`psci`](crate::psci).
 
+use abi::boot::PsciConduit;
 use abi::smccc::{self, NOT_SUPPORTED};
 
 /// By which instruction a call came.
@@ -47,8 +48,16 @@ pub enum ArchitectureCall {
 }
 
 /// The answer to a call of the Arm Architecture or TRNG ranges that is allowed, from host or guest; `None` where it is
-/// not one.
-pub fn architecture_call(call: &Call) -> Option<ArchitectureCall> {
+/// not one. Where there is no firmware to take an SMC, the instruction is UNDEFINED at EL2 too: nothing is passed on.
+pub fn architecture_call(call: &Call, firmware: PsciConduit) -> Option<ArchitectureCall> {
+    match (listed_call(call)?, firmware) {
+        (ArchitectureCall::Firmware(_), PsciConduit::None) => Some(ArchitectureCall::Answer(NOT_SUPPORTED_REGISTER)),
+        (answer, _) => Some(answer),
+    }
+}
+
+/// The answer as the list has it.
+fn listed_call(call: &Call) -> Option<ArchitectureCall> {
     let [first, second, third, ..] = call.arguments;
     match call.function {
         smccc::VERSION => Some(ArchitectureCall::Answer(smccc::VERSION_1_2)),

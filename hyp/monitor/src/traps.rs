@@ -23,15 +23,20 @@ const PMSCR_EL2_PCT_PA: u64 = 1 << 6 | 1 << 4;
 /// BRBCR_EL2.CC and MPRED: EL1's branch records may hold cycle counts and mispredictions.
 const BRBCR_EL2_CC_MPRED: u64 = 1 << 3 | 1 << 4;
 
-/// MPAM2_EL2.EnMPAMSM; the traps of the other MPAM registers are clear.
+/// MPAM2_EL2.EnMPAMSM: MPAMSM_EL1 does not trap.
 const MPAM2_EL2_ENMPAMSM: u64 = 1 << 50;
+/// MPAM2_EL2.TRAPMPAM1EL1, TRAPMPAM0EL1 and TIDR: MPAM1_EL1, MPAM0_EL1 and MPAMIDR_EL1 trap.
+const MPAM2_EL2_TRAP_ALL: u64 = 1 << 48 | 1 << 49 | 1 << 58;
+/// MPAMHCR_EL2.TRAP_MPAMIDR_EL1: the same as MPAM2_EL2.TIDR, on CPUs that do not have that.
+const MPAMHCR_EL2_TRAP_MPAMIDR: u64 = 1 << 31;
 
 /// The values for EL2's control registers. Where the CPU lacks a feature, its registers do not exist and are not to be
 /// written: HCRX_EL2 (`hcx`), the fine-grained traps (`fgt`, with `amu` for HAFGRTR_EL2; `fgt2`), ICH_HCR_EL2 and
-/// ICC_SRE_EL2 (`gic_system_registers`).
+/// ICC_SRE_EL2 (`gic_system_registers`), MPAM2_EL2 (`mpam`) and MPAMHCR_EL2 (`mpam_hcr`).
 ///
 /// While these are a guest's, nothing of the CPU may act for the host on the guest's memory: where the CPU has SPE,
-/// TRBE or BRBE, the world switch also clears PMSCR_EL1, TRFCR_EL1 and BRBCR_EL1, and waits for their buffers.
+/// TRBE or BRBE, the world switch also clears PMSCR_EL1, TRFCR_EL1 and BRBCR_EL1, waits for the buffers, and switches them
+/// off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct TrapControls {
@@ -73,6 +78,10 @@ pub struct TrapControls {
     pub ich_hcr_el2: u64,
     /// ICC_SRE_EL2.
     pub icc_sre_el2: u64,
+    /// MPAM2_EL2.
+    pub mpam2_el2: u64,
+    /// MPAMHCR_EL2.
+    pub mpamhcr_el2: u64,
     /// VPIDR_EL2: what EL1 reads as MIDR_EL1.
     pub vpidr_el2: u64,
     /// VMPIDR_EL2: what EL1 reads as MPIDR_EL1.
@@ -94,10 +103,6 @@ pub struct HostOnlyControls {
     pub pmscr_el2: Option<u64>,
     /// BRBCR_EL2, where there is BRBE.
     pub brbcr_el2: Option<u64>,
-    /// MPAM2_EL2, where there is MPAM.
-    pub mpam2_el2: Option<u64>,
-    /// MPAMHCR_EL2, where it exists.
-    pub mpamhcr_el2: Option<u64>,
 }
 
 impl HostOnlyControls {
@@ -115,8 +120,6 @@ impl HostOnlyControls {
             smcr_el2: features.sme.then_some(smcr),
             pmscr_el2: (features.spe && !features.spe_owned_above).then_some(PMSCR_EL2_PCT_PA),
             brbcr_el2: features.brbe.then_some(BRBCR_EL2_CC_MPRED),
-            mpam2_el2: features.mpam.then_some(MPAM2_EL2_ENMPAMSM),
-            mpamhcr_el2: features.mpam_hcr.then_some(0),
         }
     }
 }
@@ -153,6 +156,8 @@ impl TrapControls {
             hdfgwtr2_el2: fine_grained::DEBUG_WRITE2,
             ich_hcr_el2: 0,
             icc_sre_el2: ICC_SRE_EL2_SRE | ICC_SRE_EL2_ENABLE,
+            mpam2_el2: MPAM2_EL2_ENMPAMSM,
+            mpamhcr_el2: 0,
             vpidr_el2: midr_el1,
             vmpidr_el2: mpidr_el1,
             vtcr_el2: translation.vtcr_el2,
@@ -177,6 +182,8 @@ impl TrapControls {
             cnthctl_el2: cnthctl::EL1PCTEN,
             ich_hcr_el2: ICH_HCR_EL2_TRAP_ALL,
             icc_sre_el2: ICC_SRE_EL2_SRE,
+            mpam2_el2: MPAM2_EL2_TRAP_ALL,
+            mpamhcr_el2: MPAMHCR_EL2_TRAP_MPAMIDR,
             vpidr_el2: midr_el1,
             vtcr_el2: translation.vtcr_el2,
             vttbr_el2: translation.vttbr_el2,
@@ -243,6 +250,9 @@ fn host_mdcr(features: &CpuFeatures) -> u64 {
     }
     if features.trbe && !features.trbe_owned_above {
         value |= mdcr::E2TB_EL1;
+    }
+    if features.debug_v8p9 {
+        value |= mdcr::EBWE;
     }
     value
 }
@@ -337,6 +347,7 @@ mod tests {
         assert_eq!((controls.mdcr_el2, controls.hcrx_el2, controls.hstr_el2), (0, 0, 0));
         assert_eq!(controls.cnthctl_el2, 3);
         assert_eq!((controls.icc_sre_el2, controls.ich_hcr_el2), (0xf, 0));
+        assert_eq!((controls.mpam2_el2, controls.mpamhcr_el2), (1 << 50, 0));
         assert_eq!((controls.vpidr_el2, controls.vmpidr_el2), (0x1234, 0x8000_0001));
         assert_eq!((controls.vtcr_el2, controls.vttbr_el2), (7, 9));
     }
@@ -374,13 +385,19 @@ mod tests {
     }
 
     #[test]
+    fn a_host_with_many_breakpoints_may_select_them() {
+        let banked = CpuFeatures { debug_v8p9: true, ..CpuFeatures::default() };
+        assert_eq!(host(&banked).mdcr_el2, 1 << 43);
+        assert_eq!(guest(&banked).mdcr_el2 & 1 << 43, 0);
+    }
+
+    #[test]
     fn host_only_registers_exist_with_their_feature() {
         assert_eq!(HostOnlyControls::new(&CpuFeatures::default()), HostOnlyControls::default());
         let controls = HostOnlyControls::new(&everything());
         assert_eq!(controls.zcr_el2, Some(0xf));
         assert_eq!(controls.smcr_el2, Some(1 << 31 | 1 << 30 | 0xf));
         assert_eq!((controls.pmscr_el2, controls.brbcr_el2), (Some(0x50), Some(0x18)));
-        assert_eq!(controls.mpam2_el2, Some(1 << 50));
         let above = CpuFeatures { spe_owned_above: true, trbe_owned_above: true, ..everything() };
         assert_eq!(HostOnlyControls::new(&above).pmscr_el2, None);
         assert_eq!(host(&above).mdcr_el2 >> 24 & 0b11, 0);
@@ -401,6 +418,12 @@ mod tests {
             assert_eq!((controls.hfgrtr_el2, controls.hfgwtr_el2, controls.hfgitr_el2), (0, 0, 0));
             assert_eq!(controls.cnthctl_el2, 1, "the physical timer is the host's");
             assert_eq!((controls.ich_hcr_el2, controls.icc_sre_el2), (0b111 << 10, 0b0111));
+            assert_eq!(
+                controls.mpam2_el2,
+                1 << 48 | 1 << 49 | 1 << 58,
+                "MPAM1_EL1, MPAM0_EL1, MPAMIDR_EL1, MPAMSM_EL1"
+            );
+            assert_eq!(controls.mpamhcr_el2, 1 << 31, "MPAMIDR_EL1");
             assert_eq!((controls.vtcr_el2, controls.vttbr_el2), (7, 9));
         }
         let controls = guest(&everything());

@@ -1,9 +1,11 @@
 //! One virtual machine.
 
 use crate::object::Object;
+use crate::platform::CpuIndex;
 use crate::registers::{VcpuContext, mpidr_of_vcpu};
 use crate::traps::TrapControls;
 use crate::vcpu::Vcpu;
+use abi::boot::MAX_CPUS;
 use abi::host::{MAX_VCPUS, VmHandle};
 use abi::{Error, Ipa, Pfn};
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -51,6 +53,8 @@ pub struct Vm {
     config: VmConfig,
     memory: GuestLock,
     power: AtomicU8,
+    /// For each CPU, which vCPU it was the last to run: its index and one more, or zero. A CPU's own.
+    last_vcpus: [AtomicU8; MAX_CPUS],
     vcpus: [Once<Object<Vcpu>>; MAX_VCPUS as usize],
     created: Lock<u64>,
 }
@@ -62,6 +66,7 @@ impl Vm {
             config,
             memory,
             power: AtomicU8::new(VmPower::On as u8),
+            last_vcpus: [const { AtomicU8::new(0) }; MAX_CPUS],
             vcpus: [const { Once::new() }; MAX_VCPUS as usize],
             created: Lock::new(Rank::Vm, 0),
         }
@@ -89,6 +94,14 @@ impl Vm {
     /// Ends it. The first end counts.
     pub fn end(&self, how: VmPower) {
         let _ = self.power.compare_exchange(VmPower::On as u8, how as u8, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Notes that `cpu`, the calling one, is about to run vCPU `index`: true where the last vCPU of this VM that it ran
+    /// was another.
+    pub fn is_change_of_vcpu(&self, cpu: CpuIndex, index: u64) -> bool {
+        let name = u8::try_from(index.saturating_add(1)).unwrap_or(u8::MAX);
+        let last = self.last_vcpus.get(cpu.0).map_or(u8::MAX, |last| last.swap(name, Ordering::Relaxed));
+        last != name && last != 0
     }
 
     /// vCPU `index`.

@@ -1,11 +1,32 @@
 //! Faults of the host on its stage 2.
+//!
+//! All CPUs fault on the same blocks when the host comes up or touches new memory, and most find what they wanted mapped
+//! by another. They do not queue for the host's lock: a queue hands it over in order, also to a CPU that some hypervisor
+//! below has descheduled, and then everyone waits for that one. A fault that finds the lock taken tries again a few
+//! times, and is then put off: the host makes its access once more, with its interrupts open in between, and by then it
+//! mostly succeeds. That is correct whatever the lock's holder does, since an access that is not allowed only comes back.
+//!
+//! The tables are not read without the lock: a walk could be in a table that another CPU frees, and follow what its next
+//! user writes there.
 
 use crate::environment::Environment;
-use crate::ownership::{Ownership, host_ipa};
+use crate::lock::Guard;
+use crate::ownership::{HostMemory, Ownership, host_ipa};
 use abi::{Ipa, PhysAddr, PhysRange};
+use core::hint::spin_loop;
+use core::sync::atomic::Ordering;
 use pgtable::geometry::{LAST_LEVEL, entry_size};
 use pgtable::stage2::Stage2Regime;
 use pgtable::{Leaf, MapOptions, Stage2Attributes, Stage2Execute};
+
+/// How often a fault tries to take the host's lock before it is put off: about as long as the way out to EL1 and back,
+/// and longer than it takes to map one block.
+const ATTEMPTS: u32 = 64;
+
+/// How many faults may be put off, with none resolved in between, before the next waits in the queue. Calls do queue, so
+/// that guests who call all the time could keep the lock from faults for ever. It is far more than come together while
+/// a holder of the lock is descheduled.
+pub const MOST_FAULTS_PUT_OFF: u32 = 1 << 14;
 
 /// What a faulting access wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -22,7 +43,8 @@ pub enum Access {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[must_use]
 pub enum HostFault {
-    /// The access will succeed when it is made again.
+    /// The access is to be made again. It succeeds, unless another CPU held the lock or takes the page away meanwhile:
+    /// then it faults again.
     Resume,
     /// The access is not the host's to make: it gets a synchronous external abort.
     Inject,
@@ -33,10 +55,11 @@ impl Ownership {
     ///
     /// Memory that is the host's, and what is no memory, is mapped where it lies, by the largest block that holds
     /// nothing else. The fault is injected where the page is not the host's, where the address is beyond the address
-    /// size, where the mapping forbids the access, and where there is no frame for a table. The work does not depend
-    /// on how much memory there is.
+    /// size, where the mapping forbids the access, and where there is no frame for a table. Where other CPUs keep the
+    /// host's lock taken, nothing is done and the access is made again. The work does not depend on how much memory
+    /// there is.
     pub fn resolve_host_fault<E: Environment>(&self, env: &mut E, ipa: Ipa, access: Access) -> HostFault {
-        let mut host = self.lock_host();
+        let Some(mut host) = self.lock_host_for_fault() else { return HostFault::Resume };
         let Ok(leaf) = host.stage2.lookup(env, ipa) else { return HostFault::Inject };
         if let Some((_, attributes)) = leaf.mapping() {
             // Another CPU was here first, or else the right is missing.
@@ -61,6 +84,27 @@ impl Ownership {
             Ok(()) => HostFault::Resume,
             Err(_) => HostFault::Inject,
         }
+    }
+
+    /// Takes the host's lock; `None` where the fault is to be put off.
+    fn lock_host_for_fault(&self) -> Option<Guard<'_, HostMemory>> {
+        let host = if self.faults_put_off.load(Ordering::Relaxed) < MOST_FAULTS_PUT_OFF {
+            (0..ATTEMPTS).find_map(|_| {
+                let host = self.try_lock_host();
+                if host.is_none() {
+                    spin_loop();
+                }
+                host
+            })
+        } else {
+            Some(self.lock_host())
+        };
+        if host.is_some() {
+            self.faults_put_off.store(0, Ordering::Relaxed);
+        } else {
+            self.faults_put_off.fetch_add(1, Ordering::Relaxed);
+        }
+        host
     }
 }
 

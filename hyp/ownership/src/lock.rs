@@ -54,23 +54,23 @@ pub fn install_order_check(held_ranks: HeldRanks) {
 
 /// Notes that the calling CPU is about to wait for a lock of `rank`.
 fn note_acquired(rank: Rank) {
-    if cfg!(debug_assertions) {
-        if let Some(held_ranks) = HELD_RANKS.get() {
-            let held = held_ranks();
-            let before = held.load(Ordering::Relaxed);
-            debug_assert!(before < rank.bit(), "lock of rank {rank:?} taken while ranks {before:#b} are held");
-            held.store(before | rank.bit(), Ordering::Relaxed);
-        }
+    if cfg!(debug_assertions)
+        && let Some(held_ranks) = HELD_RANKS.get()
+    {
+        let held = held_ranks();
+        let before = held.load(Ordering::Relaxed);
+        debug_assert!(before < rank.bit(), "lock of rank {rank:?} taken while ranks {before:#b} are held");
+        held.store(before | rank.bit(), Ordering::Relaxed);
     }
 }
 
 /// Notes that the calling CPU has given back, or has not got, its lock of `rank`.
 fn note_released(rank: Rank) {
-    if cfg!(debug_assertions) {
-        if let Some(held_ranks) = HELD_RANKS.get() {
-            let held = held_ranks();
-            held.store(held.load(Ordering::Relaxed) & !rank.bit(), Ordering::Relaxed);
-        }
+    if cfg!(debug_assertions)
+        && let Some(held_ranks) = HELD_RANKS.get()
+    {
+        let held = held_ranks();
+        held.store(held.load(Ordering::Relaxed) & !rank.bit(), Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::lock::{Guard, Lock, Rank};
 use crate::state::{Component, PageState};
 use abi::{Error, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use core::fmt;
+use core::sync::atomic::AtomicU32;
 use pgtable::stage2::Stage2Regime;
 use pgtable::{El2Stage1, Leaf, Stage2, TableError, TableFrames};
 
@@ -52,6 +53,8 @@ pub struct Ownership {
     pub(crate) ledger: Ledger,
     pub(crate) host: Lock<HostMemory>,
     hyp: Lock<El2Stage1>,
+    /// Faults of the host that found its lock taken, since the last that did not.
+    pub(crate) faults_put_off: AtomicU32,
     carve_out: PhysRange,
     pfn_limit: u64,
 }
@@ -84,6 +87,7 @@ impl Ownership {
             ledger,
             host: Lock::new(Rank::Host, HostMemory { stage2: host }),
             hyp: Lock::new(Rank::Hyp, hyp),
+            faults_put_off: AtomicU32::new(0),
             carve_out,
             pfn_limit,
         })
@@ -134,6 +138,11 @@ impl Ownership {
     /// Takes the host's lock.
     pub(crate) fn lock_host(&self) -> Guard<'_, HostMemory> {
         self.host.lock()
+    }
+
+    /// Takes the host's lock if nobody holds it or waits for it.
+    pub(crate) fn try_lock_host(&self) -> Option<Guard<'_, HostMemory>> {
+        self.host.try_lock()
     }
 }
 

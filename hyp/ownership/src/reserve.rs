@@ -18,7 +18,7 @@ pub(crate) fn missing_tables(start: u64, end: u64, first_level: u8, last_level: 
     let mut missing = 0;
     for level in 1..=LAST_LEVEL {
         let span = entry_size(level - 1);
-        let inside = |boundary: u64| level == 1 || boundary % span != 0;
+        let inside = |boundary: u64| level == 1 || !boundary.is_multiple_of(span);
         let at_start = first_level < level && inside(start);
         let one_table = start / span == end.saturating_sub(1) / span;
         let at_end = last_level < level && inside(end) && !(one_table && at_start);

@@ -153,7 +153,7 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
     }
 
     /// Builds the table that takes the place of a descriptor `old` that decides for `base` on: what it maps or notes,
-    /// changed from `start` to `end`. Nothing refers to it yet.
+    /// from `start` to `end` changed or, in the pass that only breaks, left out. Nothing refers to it yet.
     fn build(&mut self, level: u8, base: u64, start: u64, end: u64, old: u64) -> Result<PhysAddr, TableError> {
         // The plan has counted every table, so the reserve ends early only where the tables changed under our hands.
         let page = self.reserve.take(&*self.environment).ok_or(TableError::Corrupt)?;
@@ -167,7 +167,11 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
                 kept
             } else {
                 let (from, to) = (start.max(offset), end.min(offset + size));
-                let target = if to - from == size { self.action.target(offset, level, kept) } else { None };
+                let target = match self.pass {
+                    _ if to - from != size => None,
+                    Pass::Break => Some(0),
+                    Pass::Make => self.action.target(offset, level, kept),
+                };
                 match target {
                     Some(value) => value,
                     None if level >= LAST_LEVEL => return Err(TableError::Corrupt),

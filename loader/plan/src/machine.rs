@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 /// Widest physical address that is handled, in bits: 4 KiB granule without FEAT_LPA2 (Arm ARM D8.2).
-const MAX_ADDRESS_BITS: u32 = 48;
+pub(crate) const MAX_ADDRESS_BITS: u32 = 48;
 /// Bytes of a GICv3 distributor (Arm GIC architecture specification, section 12.8).
 const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
 /// Bytes of one CPU's GICv3 redistributor.
@@ -25,6 +25,8 @@ const PHYSICAL_TIMER_NAME: &str = "phys";
 /// What is wrong with the machine, or with how the device tree describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MachineError {
+    /// There is more of something than is handled.
+    TooMuch(&'static str),
     /// There is no usable `memory` node.
     NoMemory,
     /// More than [`MAX_MEMORY_BANKS`] separate banks of RAM.
@@ -54,6 +56,7 @@ pub enum MachineError {
 impl fmt::Display for MachineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::TooMuch(what) => write!(f, "the device tree has more {what} than are handled"),
             Self::NoMemory => write!(f, "the device tree lists no memory that can be used"),
             Self::TooManyBanks(count) => {
                 write!(f, "the device tree lists {count} banks of memory; at most {MAX_MEMORY_BANKS} are handled")
@@ -148,6 +151,9 @@ impl Machine {
     /// # Errors
     /// [`MachineError`]: the machine or its device tree is at fault, and the message says what to change.
     pub fn new(survey: &Survey, boot_cpu: BootCpu) -> Result<Self, MachineError> {
+        if let Some(what) = survey.excess {
+            return Err(MachineError::TooMuch(what));
+        }
         let mut warnings = Vec::new();
         let memory = banks(survey, boot_cpu.address_bits, &mut warnings)?;
         let gic = match survey.gics.first() {
@@ -242,11 +248,18 @@ fn psci(nodes: &[PsciNode]) -> Result<PsciConduit, MachineError> {
 fn cpus(survey: &Survey, boot: u64, warnings: &mut Vec<String>) -> Result<Vec<u64>, MachineError> {
     let mut cpus = Vec::with_capacity(survey.cpus.len());
     for node in &survey.cpus {
+        let by_psci = matches!(node.enable_method.as_str(), "psci" | "");
+        // Whoever could start it otherwise could start it although it is not to be used.
+        if !node.enabled && by_psci {
+            continue;
+        }
         let affinity = node.affinity.filter(|value| value & !MPIDR_AFFINITY_MASK == 0).ok_or(MachineError::BadCpu)?;
-        if affinity != boot && !matches!(node.enable_method.as_str(), "psci" | "") {
+        if affinity != boot && !by_psci {
             return Err(MachineError::EnableMethod(affinity, node.enable_method.clone()));
         }
-        cpus.push(affinity);
+        if node.enabled {
+            cpus.push(affinity);
+        }
     }
     let mut sorted = cpus.clone();
     sorted.sort_unstable();

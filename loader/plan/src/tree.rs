@@ -16,6 +16,10 @@ pub const MAX_CONTENT_SIZE: usize = 512 << 10;
 pub const MAX_DEPTH: usize = 32;
 /// Most nodes.
 pub const MAX_NODES: usize = 4096;
+/// Longest name of a node, in bytes. The specification allows 31; trees that are in use have longer ones.
+pub const MAX_NAME_SIZE: usize = 255;
+/// Most entries of the memory reservation block.
+pub const MAX_RESERVATIONS: usize = 256;
 
 /// "d00dfeed", the first word.
 pub(crate) const MAGIC: u32 = 0xd00d_feed;
@@ -45,6 +49,10 @@ pub enum TreeError {
     Depth,
     /// There are more than [`MAX_NODES`].
     Nodes,
+    /// A node's name is longer than [`MAX_NAME_SIZE`].
+    NameSize(usize),
+    /// The memory reservation block has more than [`MAX_RESERVATIONS`] entries.
+    Reservations,
     /// It breaks the format's rules.
     Format(FdtParseError),
 }
@@ -65,6 +73,12 @@ impl fmt::Display for TreeError {
             }
             Self::Depth => write!(f, "the device tree's nodes nest deeper than {MAX_DEPTH} levels"),
             Self::Nodes => write!(f, "the device tree has more than {MAX_NODES} nodes"),
+            Self::NameSize(size) => {
+                write!(f, "the device tree has a node with a name of {size} bytes; at most {MAX_NAME_SIZE} are handled")
+            }
+            Self::Reservations => {
+                write!(f, "the device tree reserves more than {MAX_RESERVATIONS} ranges of memory in its header")
+            }
             Self::Format(error) => write!(f, "the device tree is malformed: {error}"),
         }
     }
@@ -118,6 +132,9 @@ impl<'a> DeviceTree<'a> {
         let fdt = Fdt::new(bytes).map_err(TreeError::Format)?;
         let (_, strings) = bytes.split_at_checked(field(12)).unwrap_or_default();
         let (_, structure) = bytes.split_at_checked(field(8)).unwrap_or_default();
+        if fdt.memory_reservations().nth(MAX_RESERVATIONS).is_some() {
+            return Err(TreeError::Reservations);
+        }
         let reservations = fdt
             .memory_reservations()
             .filter_map(|reservation| PhysRange::from_size(PhysAddr::new(reservation.address()), reservation.size()));
@@ -157,12 +174,14 @@ impl<'a> DeviceTree<'a> {
         Tokens { rest: self.structure, strings: self.strings, depth: 0, ended: false }
     }
 
-    /// Bytes of all tokens. Bounds the nesting and the number of nodes, which is what a walk's memory grows with.
+    /// Bytes of all tokens. Bounds the nesting, the number of nodes and their names, which is what a walk's memory grows
+    /// with.
     fn measure(&self) -> Result<usize, TreeError> {
         let (mut depth, mut nodes, mut size) = (0usize, 0usize, 0usize);
         for token in self.tokens() {
             size += token.raw.len();
             match token.kind {
+                TokenKind::Begin(name) if name.len() > MAX_NAME_SIZE => return Err(TreeError::NameSize(name.len())),
                 TokenKind::Begin(_) => (depth, nodes) = (depth + 1, nodes + 1),
                 TokenKind::Property(..) => {}
                 TokenKind::End => depth = depth.saturating_sub(1),

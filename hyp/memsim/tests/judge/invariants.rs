@@ -416,3 +416,21 @@ fn compare_exchange_writes_only_what_it_expects() {
     assert_eq!(scene.cpu.read(scene.level3), 0);
     assert!(!scene.machine.unfinished().is_empty());
 }
+
+#[test]
+fn a_page_is_reached_until_the_flush_is_complete() {
+    let scene = Scene::new(2);
+    let page = PhysAddr::new(0x8000_0000);
+    let beside = PhysAddr::new(0x8000_1000);
+    assert_eq!((scene.machine.stage2_of(page), scene.machine.stage2_of(beside)), (vec![kind()], vec![]));
+    scene.cpu.write(scene.level3, 0);
+    scene.run(&[ISH, VMALLS12E1IS]);
+    assert_eq!(scene.machine.stage2_of(page), [kind()]);
+    scene.run(&[ISH]);
+    assert_eq!(scene.machine.stage2_of(page), []);
+    let block = scene.level2.checked_add(8).unwrap();
+    scene.cpu.write(block, 0x8000_0000 | BLOCK);
+    for (inside, reached) in [(0x8000_0000, true), (0x801f_f000, true), (0x8020_0000, false), (0x7fff_f000, false)] {
+        assert_eq!(!scene.machine.stage2_of(PhysAddr::new(inside)).is_empty(), reached, "{inside:#x}");
+    }
+}

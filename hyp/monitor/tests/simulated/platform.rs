@@ -58,6 +58,8 @@ pub struct TestPlatform {
     pub firmware: Firmware,
     /// The firmware's calls so far.
     pub firmware_calls: FirmwareCalls,
+    /// This CPU's TLB maintenance so far.
+    pub tlb_maintenance: Mutex<Vec<Tlbi>>,
 }
 
 impl TestPlatform {
@@ -103,6 +105,7 @@ impl Maintenance for TestPlatform {
     }
 
     fn tlbi(&self, operation: Tlbi) {
+        self.tlb_maintenance.lock().unwrap().push(operation);
         self.cpu.tlbi(operation);
     }
 

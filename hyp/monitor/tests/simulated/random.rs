@@ -2,8 +2,9 @@
 //! host's again.
 
 use crate::world::{CARVE_OUT, GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, RAM_PAGES, World, abort, hvc, smc, trap};
-use abi::Error;
 use abi::host::{HostCall, VmHandle};
+use abi::{Error, Ipa, PAGE_SIZE};
+use core::ops::ControlFlow;
 use monitor::platform::{GuestTrap, RunExit};
 use monitor::registers::HostRegisters;
 use monitor::syndrome::Exception;
@@ -170,7 +171,7 @@ fn snapshot(world: &World, host: &Host) -> Snapshot {
         host_may_touch: range
             .clone()
             .map(|page| {
-                let leaf = world.monitor.ownership().host_leaf(&world.cpu0, abi::Ipa::new(page << 12)).unwrap();
+                let leaf = world.monitor.ownership().host_leaf(&world.cpu0, Ipa::new(page << 12)).unwrap();
                 leaf.annotation().is_none()
             })
             .collect(),
@@ -209,6 +210,23 @@ fn forget(world: &World, handle: u64) {
     }
 }
 
+/// The guest frames at which a VM has memory, wherever the calls have put it.
+fn mapped_frames(world: &World, handle: u64) -> Vec<u64> {
+    let Ok(vm) = world.monitor.vms().initialised(VmHandle(handle as u32)) else { return Vec::new() };
+    let memory = vm.memory().lock();
+    let stage2 = memory.stage2();
+    let mut frames = Vec::new();
+    let visited = stage2.visit(&world.cpu0, Ipa::new(0), stage2.geometry().input_size(), |leaf| {
+        if leaf.is_valid() {
+            let first = leaf.base.raw() / PAGE_SIZE;
+            frames.extend(first..first + leaf.size / PAGE_SIZE);
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    assert_eq!(visited, Ok(ControlFlow::Continue(())));
+    frames
+}
+
 /// Ends every VM and takes back what hyp borrows: then nothing is left but the host.
 fn end_all(world: &mut World, host: &Host) {
     for &handle in &host.handles {
@@ -218,8 +236,8 @@ fn end_all(world: &mut World, host: &Host) {
                 let _ = world.call(HostCall::VmReclaim, &[handle, page, 1]);
             }
         }
-        for gfn in 0..16 {
-            let _ = world.call(HostCall::VmUnshare, &[handle, (GUEST_RAM.raw() >> 12) + gfn, 1]);
+        for gfn in mapped_frames(world, handle) {
+            let _ = world.call(HostCall::VmUnshare, &[handle, gfn, 1]);
         }
         forget(world, handle);
         if world.monitor.vms().life(VmHandle(handle as u32)).is_some() {

@@ -1,7 +1,8 @@
 //! What of the host's SMC and HVC calls reaches the firmware.
 
-use crate::world::{World, hvc, smc};
+use crate::world::{World, hvc, smc, trap};
 use abi::smccc;
+use monitor::platform::GuestTrap;
 
 const NOT_SUPPORTED: u64 = -1_i64 as u64;
 
@@ -111,4 +112,34 @@ fn the_smc_calling_convention_is_hyps_to_answer() {
     world.smccc(smc(0), features, &[u64::from(smccc::ARCH_WORKAROUND_3), 5, 6]);
     let asked = u64::from(smccc::ARCH_WORKAROUND_3);
     assert_eq!(world.take_firmware_calls(), [(smccc::ARCH_FEATURES, [asked, 0, 0])]);
+}
+
+#[test]
+fn without_firmware_nothing_is_passed_on() {
+    let mut world = World::without_firmware();
+    for function in [
+        smccc::ARCH_SOC_ID,
+        smccc::ARCH_WORKAROUND_1,
+        smccc::TRNG_VERSION,
+        smccc::TRNG_RND64,
+        abi::psci::PSCI_VERSION,
+        abi::psci::CPU_OFF,
+        abi::psci::SYSTEM_OFF,
+    ] {
+        refused(&mut world, hvc(0), u64::from(function));
+    }
+    let features = u64::from(smccc::ARCH_FEATURES);
+    assert_eq!(world.smccc(hvc(0), features, &[u64::from(smccc::ARCH_WORKAROUND_1)])[0], NOT_SUPPORTED);
+    assert_eq!(world.smccc(hvc(0), u64::from(smccc::VERSION), &[])[0], 0x1_0002);
+
+    let vm = world.protected_vm();
+    world.cpu0.guest_does(|context| {
+        context.general.x[0] = u64::from(smccc::TRNG_RND64);
+        trap(hvc(0))
+    });
+    world.cpu0.guest_does(|context| {
+        assert_eq!(context.general.x[0], NOT_SUPPORTED);
+        GuestTrap::Interrupt
+    });
+    world.run(vm, 0).unwrap();
 }

@@ -1,12 +1,13 @@
 //! The life of a VM: every step can be refused, none can be skipped.
 
-use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, World, host_call};
+use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, World, host_call, hvc, trap};
 use abi::Error;
 use abi::host::{HostCall, VM_PROTECTED};
 use abi::run::ExitReason;
 use monitor::platform::GuestTrap;
 use monitor::vm_table::Life;
 use ownership::PageState;
+use pgtable::Tlbi;
 
 #[test]
 fn a_vm_lives_and_every_page_comes_back() {
@@ -169,4 +170,32 @@ fn one_of_many_cpus_initialises_and_one_finalises() {
         assert_eq!(race(HostCall::VmFinalise, &|_| vec![handle]), 1);
         world.assert_all_back();
     }
+}
+
+#[test]
+fn a_cpu_forgets_one_vcpus_translations_before_it_runs_another_of_the_vm() {
+    let mut world = World::new();
+    let vm = world.vm(RAM, true, 2);
+    let handle = u64::from(vm.handle.0);
+    world.cpu0.guest_does(|context| {
+        context.general.x[..4].copy_from_slice(&[u64::from(abi::psci::CPU_ON_64), 1, GUEST_ENTRY, 0]);
+        trap(hvc(0))
+    });
+    assert_eq!(world.run(vm, 0), Ok(ExitReason::CpuOn));
+    let mut cpu1 = world.cpu(1);
+    let monitor = world.monitor.clone();
+    let mut flushes = |on_cpu1: bool, index: u64| {
+        let cpu = if on_cpu1 { &mut cpu1 } else { &mut world.cpu0 };
+        cpu.tlb_maintenance.lock().unwrap().clear();
+        host_call(&monitor, cpu, HostCall::VcpuRun, &[handle, index]).unwrap();
+        let done = cpu.tlb_maintenance.lock().unwrap().clone();
+        assert!(done.iter().all(|&operation| operation == Tlbi::Vmalle1), "{done:?}");
+        done.len()
+    };
+    assert_eq!(flushes(false, 0), 0, "the same vCPU again");
+    assert_eq!(flushes(true, 1), 0, "the first one there");
+    assert_eq!(flushes(false, 1), 1, "another than before");
+    assert_eq!(flushes(false, 1), 0);
+    assert_eq!(flushes(true, 1), 0, "nobody else was there meanwhile");
+    assert_eq!(flushes(false, 0), 1);
 }

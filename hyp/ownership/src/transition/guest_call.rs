@@ -2,7 +2,7 @@
 
 use super::guest::Parts;
 use super::guest_tables::{Frames, SOFTWARE_BORROWED};
-use super::{page_at, wipe_all};
+use super::{must_be_done, page_at, wipe_all};
 use crate::annotation;
 use crate::environment::Environment;
 use crate::guest_memory::GuestLock;
@@ -158,7 +158,7 @@ impl<E: Environment> GuestShareHost<'_, E> {
         let bytes = page.bytes();
         let start = host_ipa(bytes.start);
         let done = parts.host.stage2.map(&mut parts.env, start, bytes.start, bytes.size(), attributes, over_annotation);
-        debug_assert!(done.is_ok(), "frames were put aside: {done:?}");
+        must_be_done(done);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a change to a guest's stage 2 takes, counted before anything is changed, and the change itself.
 
-use super::check_numbers;
+use super::{check_numbers, must_be_done};
 use crate::environment::Environment;
 use crate::guest_memory::GuestMemory;
 use crate::ownership::table_error;
@@ -117,7 +117,7 @@ impl GuestMemory {
     ) {
         let mut env = CachedFrames::new(env, &mut self.cache);
         let done = self.stage2.map(&mut env, frames.start, output, frames.size, attributes, FOR_GUESTS);
-        debug_assert!(done.is_ok(), "range and frames were checked: {done:?}");
+        must_be_done(done);
         self.pages_held = self.pages_held.saturating_add(frames.size / PAGE_SIZE);
     }
 
@@ -131,7 +131,7 @@ impl GuestMemory {
     pub(super) fn forget_range<E: Environment>(&mut self, env: &mut E, start: Ipa, size: u64) {
         let mut env = CachedFrames::new(env, &mut self.cache);
         let done = self.stage2.unmap(&mut env, start, size);
-        debug_assert!(done.is_ok(), "range and frames were checked: {done:?}");
+        must_be_done(done);
     }
 }
 
@@ -139,7 +139,7 @@ impl GuestMemory {
 /// entry, to `output`, with the largest leaves that fit.
 fn tables_below(level: u8, start: u64, size: u64, output: u64) -> u64 {
     let entry = entry_size(level);
-    let one_leaf = level >= 1 && size == entry && (start | output) % entry == 0;
+    let one_leaf = level >= 1 && size == entry && (start | output).is_multiple_of(entry);
     if level >= LAST_LEVEL || one_leaf {
         return 0;
     }

@@ -1,6 +1,6 @@
 //! Between the host and hyp.
 
-use super::{check_host_alone, wipe_all};
+use super::{check_host_alone, must_be_done, wipe_all};
 use crate::annotation;
 use crate::environment::Environment;
 use crate::ledger::{Ledger, PageRange};
@@ -40,7 +40,7 @@ impl<'a, E: Environment> Parts<'a, E> {
     fn unmap(&mut self) {
         let (address, size) = (self.address(), self.pages.bytes().size());
         let done = self.hyp.unmap(self.env.environment(), address, size);
-        debug_assert!(done.is_ok(), "pages are unmapped without a split: {done:?}");
+        must_be_done(done);
     }
 }
 

@@ -2,11 +2,12 @@
 
 use super::guest::Parts;
 use super::wipe_all;
+use crate::annotation;
 use crate::environment::Environment;
 use crate::guest_memory::GuestLock;
 use crate::ledger::PageRange;
 use crate::ownership::Ownership;
-use crate::state::PageState;
+use crate::state::{Component, PageState};
 use abi::{Error, Ipa, Pfn};
 use core::ops::Range;
 
@@ -100,9 +101,12 @@ impl<E: Environment> Reclaim<'_, E> {
     pub fn commit(self) {
         let Self { mut parts, pages } = self;
         parts.unmap_dying(&pages);
-        parts.host.note_owner(&mut parts.env, &pages, None);
+        // What the guest shared with the host goes too, before it is wiped.
+        let owner = annotation::of_owner(Component::Guest(parts.guest.slot()));
+        parts.host.note_owner(&mut parts.env, &pages, owner);
         wipe_all(&mut parts.env, &pages);
         parts.ledger.set_each(&pages, |_| PageState::HOST_ALONE);
+        parts.host.note_owner(&mut parts.env, &pages, None);
         parts.guest.pages_held = parts.guest.pages_held.saturating_sub(pages.count());
     }
 }

@@ -204,6 +204,7 @@ fn a_protected_guests_page_is_its_own() {
     assert_eq!(world.reached_by_guest(0, Gfn::new(0x4_0001)), [PhysAddr::new((LOW + 9) << 12)]);
     assert!(world.reached_by_host(Pfn::new(LOW + 9)).is_empty());
     assert_eq!(world.machine.read_page(Pfn::new(LOW + 9))[0], DIRT, "the guest finds what the host left for it");
+    assert!(!world.machine.is_dirty(Pfn::new(LOW + 9)), "also with its caches off");
     for call in calls_for_pages_of_the_hosts(LOW + 11, 1) {
         refused(&mut world, call, Error::NotYours);
     }

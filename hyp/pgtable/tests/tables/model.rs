@@ -125,11 +125,11 @@ struct Step {
 impl Step {
     /// A GiB of pages shows nothing that a few MiB of them do not, and takes long: large mappings are of blocks.
     fn without_many_pages(mut self) -> Self {
-        if let Operation::Map { output, options, .. } | Operation::Remap { output, options, .. } = &mut self.operation {
-            if self.size > 8 * MIB2 {
-                *output = *output & !(MIB2 - 1) | self.start & (MIB2 - 1);
-                options.force_pages = false;
-            }
+        if let Operation::Map { output, options, .. } | Operation::Remap { output, options, .. } = &mut self.operation
+            && self.size > 8 * MIB2
+        {
+            *output = *output & !(MIB2 - 1) | self.start & (MIB2 - 1);
+            options.force_pages = false;
         }
         self
     }

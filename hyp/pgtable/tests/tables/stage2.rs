@@ -459,6 +459,57 @@ fn foreign_descriptors_are_reported() {
 }
 
 #[test]
+fn what_is_vacant_is_mapped_without_a_flush() {
+    let mut bench = Bench::new();
+    bench.annotate(3 * GIB, PAGE, 7).unwrap();
+    let before = bench.machine.events().len();
+    for (ipa, size) in [(GIB, PAGE), (GIB + PAGE, MIB2), (2 * GIB, GIB)] {
+        bench.map(ipa, ipa, size).unwrap();
+    }
+    let noted = bench.machine.events().len();
+    bench.annotate(3 * GIB, PAGE, 8).unwrap();
+    let events = &bench.machine.events()[noted..];
+    assert!(matches!(events, [(_, Event::Write { .. })]), "a note is nothing to the hardware: {events:?}");
+    let options = MapOptions { replace_annotations: true, ..MapOptions::default() };
+    bench.map_with(3 * GIB, GIB, PAGE, memory(), options).unwrap();
+    let events = &bench.machine.events()[before..];
+    assert!(!events.iter().any(|(_, event)| matches!(event, Event::Tlbi(_))), "{events:?}");
+    bench.finish();
+}
+
+#[test]
+fn protect_leaves_what_has_the_attributes_already_alone() {
+    let mut bench = Bench::new();
+    bench.map(GIB, GIB, GIB).unwrap();
+    let before = bench.machine.events().len();
+    bench.table.protect(&mut bench.cpu, Ipa::new(GIB + PAGE), PAGE, memory()).unwrap();
+    bench.table.protect(&mut bench.cpu, Ipa::new(GIB), GIB, memory()).unwrap();
+    assert_eq!(bench.machine.events()[before..], [], "nothing is written, flushed or split");
+    assert_eq!(bench.leaf_size(GIB + PAGE), GIB);
+    bench.finish();
+}
+
+#[test]
+fn caches_are_synchronised_between_the_old_mapping_and_the_new() {
+    let new = |value: u64| value & 1 != 0 && value & 0xffff_ffff_f000 >= 8 * GIB && value & 0xffff_ffff_f000 < 9 * GIB;
+    for (start, size) in [(GIB, GIB), (GIB, PAGE), (GIB + MIB2 - PAGE, 3 * PAGE), (GIB + PAGE, 2 * MIB2)] {
+        let mut bench = Bench::new();
+        bench.map(GIB, 4 * GIB, GIB).unwrap();
+        let before = bench.machine.events().len();
+        let options = MapOptions { synchronise_caches: true, ..MapOptions::default() };
+        let ipa = Ipa::new(start);
+        bench.table.remap(&mut bench.cpu, ipa, PhysAddr::new(8 * GIB), size, memory(), options).unwrap();
+        let events = &bench.machine.events()[before..];
+        let cleaned = events.iter().position(|(_, event)| matches!(event, Event::CleanInvalidate(_))).unwrap();
+        let made = events.iter().position(|(_, event)| matches!(event, Event::Write { new: value, .. } if new(*value)));
+        let broken = events.iter().position(|(_, event)| matches!(event, Event::Tlbi(_))).unwrap();
+        assert!(broken < cleaned && made.is_some_and(|made| cleaned < made), "{start:#x}, {size:#x}");
+        assert_eq!(bench.translate(start + size - PAGE), Some(8 * GIB + size - PAGE));
+        bench.finish();
+    }
+}
+
+#[test]
 fn caches_are_synchronised_before_the_mapping_can_be_used() {
     for (fwb, memory_type, clean) in [
         (false, Stage2Memory::Normal, true),

@@ -2,6 +2,7 @@
 
 mod edits;
 mod elf;
+mod heap;
 mod hyp_image;
 mod mutated_trees;
 mod options;

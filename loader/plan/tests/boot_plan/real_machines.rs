@@ -218,3 +218,15 @@ fn a_tree_without_chosen_still_says_what_is_missing() {
     let error = boot(&tree).err().unwrap().to_string();
     assert!(error.contains("no host kernel was given"), "{error}");
 }
+
+/// What cannot be a PL011's registers is not written to.
+#[test]
+fn consoles_that_cannot_be() {
+    for (start, size) in
+        [(0x900_0002, 0x1000), (0x900_0000, 0x10), (1 << 48, 0x1000), (u64::MAX - 0xfff, 0xfff), (0, 0)]
+    {
+        let tree = changed(VIRT_1G, |model| set(node(model, "/pl011@9000000"), "reg", reg(start, size)));
+        let booted = boot(&tree).unwrap();
+        assert!(booted.machine.uart.is_empty(), "{start:#x}, {size:#x}");
+    }
+}

@@ -157,6 +157,19 @@ fn cpus_that_the_host_could_start_at_el2() {
     says(&message, &["CPU 0x3", "spin-table", "EL2", "psci"]);
 }
 
+/// A CPU that is not to be used is no CPU of the machine; but the host must not be able to start it.
+#[test]
+fn cpus_that_are_disabled() {
+    let disabled = |method: &'static str| {
+        changed(VIRT_1G, |model| {
+            set(node(model, "/cpus/cpu@3"), "status", "disabled");
+            set(node(model, "/cpus/cpu@3"), "enable-method", method);
+        })
+    };
+    assert_eq!(boot(&disabled("psci")).unwrap().machine.cpus, [0, 1, 2]);
+    says(&refusal(&disabled("spin-table")), &["CPU 0x3", "spin-table"]);
+}
+
 #[test]
 fn psci_that_cannot_be_called() {
     says(&refusal(EL1), &["smc", "hvc"]);

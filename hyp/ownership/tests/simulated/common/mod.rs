@@ -6,7 +6,7 @@ pub mod call;
 use abi::{Gfn, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use memsim::{Cpu, Machine};
 use ownership::specification::Specification;
-use ownership::{Component, GuestLock, GuestMemory, Ownership, VmSlot, Wipe};
+use ownership::{Access, Component, GuestLock, GuestMemory, HostFault, Ownership, VmSlot, Wipe};
 use pgtable::{DsbKind, El2Config, El2Stage1, Maintenance, Stage2, Stage2Config, TableFrames, Tlbi};
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU32;
@@ -86,8 +86,10 @@ impl Maintenance for TestCpu {
 
 impl Wipe for TestCpu {
     fn wipe(&mut self, page: Pfn) {
-        self.0.machine().zero_page(self.0.index(), page);
         let start = page.checked_address().unwrap();
+        let reached_by = self.0.machine().stage2_of(start);
+        assert!(reached_by.is_empty(), "{page} is wiped while {reached_by:?} reach it");
+        self.0.machine().zero_page(self.0.index(), page);
         self.0.clean_invalidate_to_poc(PhysRange::from_size(start, PAGE_SIZE).unwrap());
     }
 }
@@ -224,6 +226,17 @@ impl World {
         }
     }
 
+    /// The host accesses a page from one CPU, again and again while it is told to: how that ends. `Resume` is success.
+    pub fn host_access(&self, cpu: &mut TestCpu, page: Pfn, access: Access) -> HostFault {
+        let ipa = page.checked_address().map(|address| Ipa::new(address.raw())).unwrap();
+        loop {
+            let outcome = self.ownership.resolve_host_fault(cpu, ipa, access);
+            if outcome == HostFault::Inject || !self.reached_by_host(page).is_empty() {
+                return outcome;
+            }
+        }
+    }
+
     /// What one guest may reach at a frame, by the tables or by a stale translation.
     pub fn reached_by_guest(&self, guest: usize, gfn: Gfn) -> Vec<PhysAddr> {
         self.machine.reachable(guest as u16 + 1, gfn.checked_address().unwrap())
@@ -246,10 +259,10 @@ impl World {
                     self.ownership.reclaim(&mut self.cpu, &guest.memory, *pfn, 1).unwrap();
                 }
                 for borrower in page.borrowers.keys() {
-                    if let ownership::specification::Borrower::Guest(slot, gfn) = borrower {
-                        if *slot == guest.slot {
-                            held.push(*gfn);
-                        }
+                    if let ownership::specification::Borrower::Guest(slot, gfn) = borrower
+                        && *slot == guest.slot
+                    {
+                        held.push(*gfn);
                     }
                 }
             }

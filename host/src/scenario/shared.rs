@@ -1,0 +1,169 @@
+//! A guest that is not protected: it lives in memory that the host shares with it, sees and can take back.
+
+use super::Context;
+use crate::frames::Pages;
+use crate::hypercall;
+use crate::run::{self, Exits, Stop};
+use crate::vm::{Returned, Setup, Vm, VmError};
+use crate::{expect, report};
+use abi::host::{RIGHT_EXECUTE, RIGHT_READ, RIGHT_WRITE};
+use abi::{Error, Gfn, Ipa, PAGE_SIZE};
+use alloc::format;
+use alloc::string::String;
+use vmm::layout::RAM_BASE;
+
+/// What the first secret word of the payload `hello` is.
+const SECRET: u64 = 0x5ec2_e75e_c2e7_5ec2;
+/// What the host puts where a guest looks.
+const WORD: u64 = 0x0123_4567_89ab_cdef;
+/// An address in the guest's RAM that nothing is loaded to.
+const PLACE: Ipa = Ipa::new(RAM_BASE.raw() + (8 << 20));
+
+/// See the module.
+pub fn run(context: &Context) {
+    lives_in_the_hosts_memory(context);
+    gets_memory_on_demand(context);
+    sees_what_the_host_writes(context);
+    keeps_to_its_rights(context);
+    loses_what_is_taken_back(context);
+    two_borrow_one_page(context);
+}
+
+/// A guest that is not protected.
+fn guest(context: &Context, name: &'static str, bootargs: &str) -> Option<Vm> {
+    context.guest_with(name, bootargs, |setup: &mut Setup<'_>| setup.protected = false)
+}
+
+/// Takes a guest apart, whose objects at least must come back wiped.
+fn end(vm: Vm) {
+    let returned = vm.destroy();
+    let right = returned.as_ref().is_ok_and(|Returned { dirty, memory, .. }| (*dirty, *memory) == (0, 0));
+    report::check("guest-destroyed", right, format_args!("{returned:?}"));
+}
+
+/// It runs, finds no calls to share memory, and the host reads its secrets.
+fn lives_in_the_hosts_memory(context: &Context) {
+    let Some(mut vm) = guest(context, "hello", "") else { return };
+    expect!("no-secret-before", secrets(&mut vm), 0);
+    let mut exits = Exits::default();
+    expect!("guest-powers-off", run::run(&mut vm, &mut exits, u64::MAX), Stop::Off);
+    expect!("nothing-shared-by-the-guest", (exits.shares, exits.relinquished), (0, 0));
+    report::check("host-reads-its-memory", secrets(&mut vm) != 0, format_args!("no secret found"));
+    end(vm);
+}
+
+/// How often the first secret word is found in the guest's memory.
+fn secrets(vm: &mut Vm) -> usize {
+    vm.lent().flat_map(|pages| pages.words().iter()).filter(|word| **word == SECRET).count()
+}
+
+fn gets_memory_on_demand(context: &Context) {
+    let Some(mut vm) = guest(context, "pages", "") else { return };
+    let mut exits = Exits::default();
+    expect!("guest-powers-off", run::run(&mut vm, &mut exits, u64::MAX), Stop::Off);
+    report::check("given-on-demand", exits.faults != 0, format_args!("{exits:?}"));
+    end(vm);
+}
+
+/// A page for the guest at [`PLACE`], with [`WORD`] in it.
+fn place(vm: &mut Vm, rights: u64) -> bool {
+    let Some(mut page) = Pages::zeroed(1) else { return false };
+    page.words()[0] = WORD;
+    let shared = vm.share(page, Gfn::containing(PLACE), rights);
+    expect!("shared", shared, Ok(()))
+}
+
+/// Runs a guest that touches [`PLACE`] once; how it ended, and the last line that it said.
+fn touch(vm: &mut Vm) -> (Stop, String) {
+    vm.on_demand = false;
+    let stop = run::run(vm, &mut Exits::default(), u64::MAX);
+    (stop, vm.spoken().lock().lines.last().cloned().unwrap_or_default())
+}
+
+fn sees_what_the_host_writes(context: &Context) {
+    let Some(mut vm) = guest(context, "pages", &format!("load={:#x}", PLACE.raw())) else { return };
+    if place(&mut vm, RIGHT_READ | RIGHT_WRITE) {
+        expect!("guest-sees-the-hosts-word", touch(&mut vm), (Stop::Off, format!("done, {WORD:#x}")));
+    }
+    end(vm);
+    let Some(mut vm) = guest(context, "pages", &format!("store={:#x}", PLACE.raw())) else { return };
+    if place(&mut vm, RIGHT_READ | RIGHT_WRITE) {
+        expect!("guest-writes", touch(&mut vm), (Stop::Off, String::from("done, 0x0")));
+        let word = vm.unshare(Gfn::containing(PLACE)).map(|mut page| page.words()[0]);
+        report::check("host-sees-the-guests-word", word.is_ok_and(|word| word != WORD), format_args!("{word:x?}"));
+    }
+    end(vm);
+}
+
+/// A right that was not given is an abort in the guest, and the page stays as it was.
+fn keeps_to_its_rights(context: &Context) {
+    let Some(mut vm) = guest(context, "pages", &format!("store={:#x}", PLACE.raw())) else { return };
+    if place(&mut vm, RIGHT_READ) {
+        expect!("read-only-page-not-written", touch(&mut vm), (Stop::Off, String::from("abort")));
+        let word = vm.unshare(Gfn::containing(PLACE)).map(|mut page| page.words()[0]);
+        expect!("read-only-page-kept", word, Ok(WORD));
+    }
+    end(vm);
+    let Some(mut vm) = guest(context, "pages", &format!("load={:#x}", PLACE.raw())) else { return };
+    if place(&mut vm, RIGHT_READ) {
+        expect!("read-only-page-read", touch(&mut vm), (Stop::Off, format!("done, {WORD:#x}")));
+    }
+    let Some(page) = Pages::zeroed(1) else { return };
+    let frame = Gfn::new(Gfn::containing(PLACE).raw() + 1);
+    for rights in [0, RIGHT_EXECUTE << 1, u64::MAX] {
+        let refused = hypercall::vm_share(vm.handle(), 0, page.pfn(), frame, 1, rights);
+        report::check("bad-rights-refused", refused.is_err(), format_args!("{rights:#x}: {refused:?}"));
+    }
+    end(vm);
+}
+
+/// What was taken back is out of the guest's reach, and the host's to give to others.
+fn loses_what_is_taken_back(context: &Context) {
+    let Some(mut vm) = guest(context, "pages", &format!("load={:#x}", PLACE.raw())) else { return };
+    let frame = Gfn::containing(PLACE);
+    if !place(&mut vm, RIGHT_READ | RIGHT_WRITE) {
+        return;
+    }
+    let Some(page) = vm.map().page_of(frame) else { return };
+    let Some(mut protected) = context.guest("hello") else { return };
+    let unused = Gfn::containing(Ipa::new(PLACE.raw() + PAGE_SIZE));
+    let donated = hypercall::vm_donate(protected.handle(), 0, page, unused, 1);
+    expect!("shared-page-not-donated", donated, Err(Error::WrongState));
+    expect!("shared-page-not-shared-with-hyp", hypercall::hyp_share(page, 1), Err(Error::WrongState));
+    expect!("unshare-other-frame", hypercall::vm_unshare(vm.handle(), unused, 1), Err(Error::WrongState));
+
+    let taken = vm.unshare(frame);
+    expect!("taken-back", taken.as_ref().map(|page| page.count()), Ok(1));
+    expect!("unshare-twice", hypercall::vm_unshare(vm.handle(), frame, 1), Err(Error::WrongState));
+    let (stop, _) = touch(&mut vm);
+    expect!("taken-back-page-out-of-reach", stop, Stop::NoMemoryAt(PLACE));
+    if let Ok(taken) = taken {
+        expect!("taken-back-page-given-on", protected.give(taken, unused), Ok(()));
+    }
+    super::take_apart(protected);
+    end(vm);
+}
+
+/// Two guests have the same page; taken out of one, it is still the other's.
+fn two_borrow_one_page(context: &Context) {
+    let (load, store) = (format!("load={:#x}", PLACE.raw()), format!("store={:#x}", PLACE.raw()));
+    let (Some(mut reader), Some(mut writer)) = (guest(context, "pages", &load), guest(context, "pages", &store)) else {
+        return;
+    };
+    let frame = Gfn::containing(PLACE);
+    if place(&mut writer, RIGHT_READ | RIGHT_WRITE) {
+        let page = writer.map().page_of(frame);
+        let handle = reader.handle();
+        let share = |page| reader.with_tables(|| hypercall::vm_share(handle, 0, page, frame, 1, RIGHT_READ));
+        let shared = page.map(share);
+        expect!("shared-with-a-second-guest", shared, Some(Ok(())));
+        expect!("one-writes", touch(&mut writer).0, Stop::Off);
+        expect!("taken-from-one", writer.unshare(frame).map(drop), Ok::<(), VmError>(()));
+        let (stop, line) = touch(&mut reader);
+        let seen = stop == Stop::Off && line.starts_with("done") && line != "done, 0x0" && !line.ends_with("cdef");
+        report::check("the-other-reads", seen, format_args!("{stop:?} {line}"));
+        expect!("taken-from-the-other", hypercall::vm_unshare(reader.handle(), frame, 1), Ok(()));
+    }
+    end(reader);
+    end(writer);
+}
