@@ -18,9 +18,10 @@ const VECTOR_NAMES: [&str; 8] =
 /// From the vectors: an exception that EL2 took from EL2. `stack_pointer` is SP_EL2 as it was.
 pub extern "C" fn el2_fault(frame: &HostRegisters, stack_pointer: u64, kind: u64) -> ! {
     if let Some(data) = cpu_data::try_current()
-        && data.faulting.swap(true, Ordering::Relaxed) {
-            firmware::halt();
-        }
+        && data.faulting.swap(true, Ordering::Relaxed)
+    {
+        firmware::halt();
+    }
     let esr = mrs!("esr_el2");
     let far = mrs!("far_el2");
     let vector = usize::try_from(kind).ok().and_then(|kind| VECTOR_NAMES.get(kind)).copied().unwrap_or("unknown");
@@ -62,9 +63,10 @@ fn stop() -> ! {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     if let Some(data) = cpu_data::try_current()
-        && data.faulting.swap(true, Ordering::Relaxed) {
-            firmware::halt();
-        }
+        && data.faulting.swap(true, Ordering::Relaxed)
+    {
+        firmware::halt();
+    }
     console::write_regardless(format_args!("\nhyp[{}]: panic: {info}\n", cpu_data::index()));
     stop()
 }

@@ -40,7 +40,7 @@ fn cases() -> impl Iterator<Item = Case> {
     })
 }
 
-#[divan::bench(args = cases(), max_time = 0.5)]
+#[divan::bench(args = cases(), max_time = 0.5, skip_ext_time = true)]
 fn tables(bencher: Bencher, case: &Case) {
     (case.measure)(bencher, case.row);
 }
