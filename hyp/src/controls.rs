@@ -2,6 +2,10 @@
 
 use crate::barrier;
 use crate::system_register::msr;
+use aarch64_cpu::registers::{
+    CNTHCTL_EL2, CNTHP_CTL_EL2, CNTVOFF_EL2, CPTR_EL2, HCR_EL2, ICH_HCR_EL2, MDCR_EL2, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2,
+    Writeable,
+};
 use monitor::features::CpuFeatures;
 use monitor::traps::{HostOnlyControls, TrapControls};
 
@@ -14,15 +18,15 @@ pub unsafe fn load(controls: &TrapControls, features: &CpuFeatures) {
     // SAFETY: the caller's word: the values keep EL2 as it is and confine EL1 to the stage 2 named. Registers that an
     // extension brings are written only where the CPU has it.
     unsafe {
-        msr!("hcr_el2", controls.hcr_el2);
-        msr!("cptr_el2", controls.cptr_el2);
-        msr!("mdcr_el2", controls.mdcr_el2);
+        HCR_EL2.set(controls.hcr_el2);
+        CPTR_EL2.set(controls.cptr_el2);
+        MDCR_EL2.set(controls.mdcr_el2);
         msr!("hstr_el2", controls.hstr_el2);
-        msr!("cnthctl_el2", controls.cnthctl_el2);
+        CNTHCTL_EL2.set(controls.cnthctl_el2);
         msr!("vpidr_el2", controls.vpidr_el2);
-        msr!("vmpidr_el2", controls.vmpidr_el2);
-        msr!("vtcr_el2", controls.vtcr_el2);
-        msr!("vttbr_el2", controls.vttbr_el2);
+        VMPIDR_EL2.set(controls.vmpidr_el2);
+        VTCR_EL2.set(controls.vtcr_el2);
+        VTTBR_EL2.set(controls.vttbr_el2);
         if features.hcx {
             msr!("S3_4_C1_C2_2", controls.hcrx_el2);
         }
@@ -53,7 +57,7 @@ pub unsafe fn load(controls: &TrapControls, features: &CpuFeatures) {
             msr!("S3_4_C12_C9_5", controls.icc_sre_el2);
             // ICH_HCR_EL2 may be reached only once ICC_SRE_EL2.SRE is in force.
             barrier::isb();
-            msr!("ich_hcr_el2", controls.ich_hcr_el2);
+            ICH_HCR_EL2.set(controls.ich_hcr_el2);
         }
     }
 }
@@ -63,8 +67,8 @@ pub fn initialise_host_only(features: &CpuFeatures) {
     let controls = HostOnlyControls::new(features);
     // SAFETY: none of these registers affects EL2's own execution; each exists on this CPU.
     unsafe {
-        msr!("cntvoff_el2", 0);
-        msr!("cnthp_ctl_el2", 0);
+        CNTVOFF_EL2.set(0);
+        CNTHP_CTL_EL2.set(0);
         if features.vhe {
             msr!("S3_4_C14_C3_1", 0); // CNTHV_CTL_EL2
         }

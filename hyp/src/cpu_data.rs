@@ -1,7 +1,7 @@
 //! What each CPU keeps for itself at EL2, found through TPIDR_EL2.
 
 use crate::layout;
-use crate::system_register::mrs;
+use aarch64_cpu::registers::{Readable, TPIDR_EL2};
 use core::cell::Cell;
 use core::sync::atomic::AtomicBool;
 use monitor::registers::VcpuContext;
@@ -19,7 +19,7 @@ pub struct CpuData {
 
 /// This CPU's record, or `None` before the CPU has one.
 pub fn try_current() -> Option<&'static CpuData> {
-    let pointer = mrs!("tpidr_el2") as *const CpuData;
+    let pointer = TPIDR_EL2.get() as *const CpuData;
     // SAFETY: TPIDR_EL2 is zero, or points to this CPU's data pages, which are mapped for good, zero-initialised (a valid
     // `CpuData`), and used as this type by this CPU alone. Its fields are cells, so sharing the reference is sound.
     unsafe { pointer.as_ref() }

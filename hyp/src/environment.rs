@@ -1,8 +1,8 @@
 //! `pgtable`'s environment on the machine: descriptors by address, frames from hyp's pool, real maintenance.
 
 use crate::frame_pool::FramePool;
-use crate::system_register::{mrs, msr};
 use crate::{barrier, cache, tlb};
+use aarch64_cpu::registers::{Readable, VTTBR_EL2, Writeable};
 use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 use core::sync::atomic::{AtomicU64, Ordering};
 use ownership::lock::{Lock, Rank};
@@ -82,10 +82,10 @@ impl Maintenance for El2Environment {
     }
 
     fn load_vttbr(&self, vttbr: u64) -> u64 {
-        let previous = mrs!("vttbr_el2");
-        // SAFETY: at EL2 the register only names the VMID of stage-2 maintenance; EL1 does not run until the caller
-        // has put the previous value back.
-        unsafe { msr!("vttbr_el2", vttbr) };
+        let previous = VTTBR_EL2.get();
+        // At EL2 the register only names the VMID of stage-2 maintenance; EL1 does not run until the caller has put the
+        // previous value back.
+        VTTBR_EL2.set(vttbr);
         previous
     }
 

@@ -3,7 +3,9 @@
 use crate::firmware;
 use crate::machine::{self, Machine};
 use crate::platform::El2Platform;
-use crate::system_register::{mrs, msr};
+use aarch64_cpu::registers::{
+    ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL1, VBAR_EL1, Writeable,
+};
 use monitor::host_exit::HostAction;
 use monitor::inject::{Injection, Interrupted};
 use monitor::registers::HostRegisters;
@@ -14,7 +16,7 @@ const SYNCHRONOUS: u64 = 0;
 
 /// From the vectors: the host came to EL2. Returns to where `frame` says.
 pub extern "C" fn host_exception(frame: &mut HostRegisters, kind: u64) {
-    let exception = Exception { esr: mrs!("esr_el2"), far: mrs!("far_el2"), hpfar: mrs!("hpfar_el2") };
+    let exception = Exception { esr: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
     let Some(machine) = machine::get() else { firmware::halt() };
     if kind != SYNCHRONOUS {
         // The host's interrupts and SErrors go to EL1; HCR_EL2 routes none here.
@@ -35,19 +37,16 @@ fn inject(machine: &Machine, frame: &mut HostRegisters, injection: &Injection) {
     let taken = injection.take(&Interrupted {
         pc: frame.elr,
         pstate: frame.spsr,
-        vbar_el1: mrs!("vbar_el1"),
-        sctlr_el1: mrs!("sctlr_el1"),
+        vbar_el1: VBAR_EL1.get(),
+        sctlr_el1: SCTLR_EL1.get(),
         features: machine.features.exception_features(),
     });
     frame.elr = taken.pc;
     frame.spsr = taken.pstate;
-    // SAFETY: EL1's own exception registers, as the CPU would have written them.
-    unsafe {
-        msr!("elr_el1", taken.elr_el1);
-        msr!("spsr_el1", taken.spsr_el1);
-        msr!("esr_el1", taken.esr_el1);
-        if let Some(far) = taken.far_el1 {
-            msr!("far_el1", far);
-        }
+    ELR_EL1.set(taken.elr_el1);
+    SPSR_EL1.set(taken.spsr_el1);
+    ESR_EL1.set(taken.esr_el1);
+    if let Some(far) = taken.far_el1 {
+        FAR_EL1.set(far);
     }
 }

@@ -1,7 +1,8 @@
 //! Faults of EL2 itself: say all there is to say, and stop the machine. No such fault is resumed.
 
-use crate::system_register::mrs;
 use crate::{console, cpu_data, firmware, layout};
+use aarch64_cpu::registers::{ESR_EL2, FAR_EL2, HPFAR_EL2, Readable};
+use core::fmt;
 use core::sync::atomic::Ordering;
 use monitor::registers::HostRegisters;
 use monitor::syndrome::Syndrome;
@@ -22,15 +23,15 @@ pub extern "C" fn el2_fault(frame: &HostRegisters, stack_pointer: u64, kind: u64
     {
         firmware::halt();
     }
-    let esr = mrs!("esr_el2");
-    let far = mrs!("far_el2");
+    let esr = ESR_EL2.get();
+    let far = FAR_EL2.get();
     let vector = usize::try_from(kind).ok().and_then(|kind| VECTOR_NAMES.get(kind)).copied().unwrap_or("unknown");
     let heading = if in_stack_guard(far) { "stack overflow" } else { "EL2 fault" };
 
     let cpu = cpu_data::index();
     console::write_regardless(format_args!("\nhyp[{cpu}]: {heading} ({vector})\n"));
     console::write_regardless(format_args!("  ESR_EL2  {esr:#018x}  {}\n", Syndrome(esr)));
-    console::write_regardless(format_args!("  FAR_EL2  {far:#018x}  HPFAR_EL2 {:#018x}\n", mrs!("hpfar_el2")));
+    console::write_regardless(format_args!("  FAR_EL2  {far:#018x}  HPFAR_EL2 {:#018x}\n", HPFAR_EL2.get()));
     console::write_regardless(format_args!(
         "  ELR_EL2  {:#018x}  image + {:#x}\n  SPSR_EL2 {:#018x}  SP {stack_pointer:#018x}\n",
         frame.elr,
@@ -43,7 +44,7 @@ pub extern "C" fn el2_fault(frame: &HostRegisters, stack_pointer: u64, kind: u64
         }
         console::write_regardless(format_args!("\n"));
     }
-    stop()
+    end()
 }
 
 /// True where a fault address lies in a guard page of this CPU's private range.
@@ -54,8 +55,14 @@ fn in_stack_guard(far: u64) -> bool {
     }
 }
 
+/// Says why hyp cannot go on, and ends it.
+pub fn stop(why: fmt::Arguments<'_>) -> ! {
+    console::write_regardless(format_args!("hyp[{}]: {why}\n", cpu_data::index()));
+    end()
+}
+
 /// The end of hyp: the machine is powered off, since nothing that it protects may run on without it.
-fn stop() -> ! {
+fn end() -> ! {
     console::write_regardless(format_args!("hyp[{}]: stopped\n", cpu_data::index()));
     firmware::power_off()
 }
@@ -68,5 +75,5 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
         firmware::halt();
     }
     console::write_regardless(format_args!("\nhyp[{}]: panic: {info}\n", cpu_data::index()));
-    stop()
+    end()
 }

@@ -4,8 +4,8 @@
 //! A slot's descriptor belongs to its CPU alone, and the table that holds it is built at boot, so that using it takes no
 //! lock and no memory. Interrupts are masked at EL2, and no action uses the fixmap itself, so uses do not nest.
 
-use crate::cpu_data;
 use crate::environment::El2Environment;
+use crate::{cpu_data, fault};
 use abi::{PAGE_SIZE, PhysAddr, PhysRange, VirtAddr};
 use pgtable::PageSlot;
 use spin::Once;
@@ -24,8 +24,8 @@ pub fn set_slot(cpu: usize, slot: PageSlot) {
 pub fn with_page(page: PhysAddr, action: impl FnOnce(VirtAddr)) {
     let mut environment = El2Environment;
     let Some(slot) = SLOTS.get(cpu_data::index()).and_then(Once::get) else {
-        log::error!("this CPU has no fixmap slot");
-        return;
+        // Going on would leave a page unwiped.
+        fault::stop(format_args!("no fixmap slot"))
     };
     slot.map(&mut environment, page);
     action(slot.address());

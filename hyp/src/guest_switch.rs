@@ -6,6 +6,12 @@
 use crate::machine;
 use crate::system_register::{mrs, msr};
 use crate::{barrier, controls, vector_registers};
+use aarch64_cpu::registers::{
+    ACTLR_EL1, AFSR0_EL1, AFSR1_EL1, AMAIR_EL1, CNTKCTL_EL1, CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVOFF_EL2, CONTEXTIDR_EL1,
+    CPACR_EL1, CSSELR_EL1, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, MAIR_EL1, MDSCR_EL1, PAR_EL1,
+    Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, TTBR0_EL1, TTBR1_EL1,
+    VBAR_EL1, Writeable,
+};
 use monitor::features::CpuFeatures;
 use monitor::platform::GuestTrap;
 use monitor::registers::{El1Registers, PointerAuthenticationKeys, TimerRegisters, VcpuContext};
@@ -22,65 +28,60 @@ const IRQ: u64 = 1;
 const FIQ: u64 = 2;
 
 macro_rules! el1_registers {
-    ($($field:ident = $name:literal,)*) => {
+    ($($field:ident = $name:ident,)*) => {
         fn save_el1() -> El1Registers {
-            El1Registers { $($field: mrs!($name),)* ..El1Registers::default() }
+            El1Registers { $($field: $name.get(),)* ..El1Registers::default() }
         }
 
         fn load_el1(registers: &El1Registers) {
-            // SAFETY: registers of EL1 and EL0 have no effect on EL2 but the thread registers' values, which EL2 does
-            // not read.
-            unsafe { $(msr!($name, registers.$field);)* }
+            $($name.set(registers.$field);)*
         }
     };
 }
 
 el1_registers! {
-    sp_el0 = "sp_el0",
-    sp_el1 = "sp_el1",
-    sctlr_el1 = "sctlr_el1",
-    actlr_el1 = "actlr_el1",
-    cpacr_el1 = "cpacr_el1",
-    ttbr0_el1 = "ttbr0_el1",
-    ttbr1_el1 = "ttbr1_el1",
-    tcr_el1 = "tcr_el1",
-    esr_el1 = "esr_el1",
-    afsr0_el1 = "afsr0_el1",
-    afsr1_el1 = "afsr1_el1",
-    far_el1 = "far_el1",
-    mair_el1 = "mair_el1",
-    amair_el1 = "amair_el1",
-    vbar_el1 = "vbar_el1",
-    contextidr_el1 = "contextidr_el1",
-    tpidr_el0 = "tpidr_el0",
-    tpidrro_el0 = "tpidrro_el0",
-    tpidr_el1 = "tpidr_el1",
-    elr_el1 = "elr_el1",
-    spsr_el1 = "spsr_el1",
-    par_el1 = "par_el1",
-    cntkctl_el1 = "cntkctl_el1",
-    csselr_el1 = "csselr_el1",
-    mdscr_el1 = "mdscr_el1",
+    sp_el0 = SP_EL0,
+    sp_el1 = SP_EL1,
+    sctlr_el1 = SCTLR_EL1,
+    actlr_el1 = ACTLR_EL1,
+    cpacr_el1 = CPACR_EL1,
+    ttbr0_el1 = TTBR0_EL1,
+    ttbr1_el1 = TTBR1_EL1,
+    tcr_el1 = TCR_EL1,
+    esr_el1 = ESR_EL1,
+    afsr0_el1 = AFSR0_EL1,
+    afsr1_el1 = AFSR1_EL1,
+    far_el1 = FAR_EL1,
+    mair_el1 = MAIR_EL1,
+    amair_el1 = AMAIR_EL1,
+    vbar_el1 = VBAR_EL1,
+    contextidr_el1 = CONTEXTIDR_EL1,
+    tpidr_el0 = TPIDR_EL0,
+    tpidrro_el0 = TPIDRRO_EL0,
+    tpidr_el1 = TPIDR_EL1,
+    elr_el1 = ELR_EL1,
+    spsr_el1 = SPSR_EL1,
+    par_el1 = PAR_EL1,
+    cntkctl_el1 = CNTKCTL_EL1,
+    csselr_el1 = CSSELR_EL1,
+    mdscr_el1 = MDSCR_EL1,
 }
 
 fn save_timer() -> TimerRegisters {
     TimerRegisters {
-        cntv_ctl_el0: mrs!("cntv_ctl_el0"),
-        cntv_cval_el0: mrs!("cntv_cval_el0"),
-        cntvoff_el2: mrs!("cntvoff_el2"),
+        cntv_ctl_el0: CNTV_CTL_EL0.get(),
+        cntv_cval_el0: CNTV_CVAL_EL0.get(),
+        cntvoff_el2: CNTVOFF_EL2.get(),
     }
 }
 
 fn load_timer(timer: &TimerRegisters) {
-    // SAFETY: EL2 takes no interrupt and reads no virtual time.
-    unsafe {
-        msr!("cntv_ctl_el0", 0);
-        barrier::isb();
-        msr!("cntvoff_el2", timer.cntvoff_el2);
-        msr!("cntv_cval_el0", timer.cntv_cval_el0);
-        barrier::isb();
-        msr!("cntv_ctl_el0", timer.cntv_ctl_el0);
-    }
+    CNTV_CTL_EL0.set(0);
+    barrier::isb();
+    CNTVOFF_EL2.set(timer.cntvoff_el2);
+    CNTV_CVAL_EL0.set(timer.cntv_cval_el0);
+    barrier::isb();
+    CNTV_CTL_EL0.set(timer.cntv_ctl_el0);
 }
 
 macro_rules! key_registers {
@@ -224,8 +225,8 @@ pub fn enter(context: &mut VcpuContext) -> GuestTrap {
         enter_vcpu(context)
     };
 
-    let esr = mrs!("esr_el2");
-    let exception = Exception { esr, far: mrs!("far_el2"), hpfar: mrs!("hpfar_el2") };
+    let esr = ESR_EL2.get();
+    let exception = Exception { esr, far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
     context.el1 = save_el1();
     if features.ras {
         context.el1.disr_el1 = mrs!("S3_4_C12_C1_1"); // VDISR_EL2

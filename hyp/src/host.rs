@@ -1,8 +1,8 @@
 //! The first entry to the host on each CPU.
 
 use crate::machine::Machine;
-use crate::system_register::msr;
 use crate::{barrier, controls, cpu_data, layout};
+use aarch64_cpu::registers::{CNTKCTL_EL1, CNTP_CTL_EL0, CNTV_CTL_EL0, SCTLR_EL1, Writeable};
 use abi::PAGE_SIZE;
 use monitor::cpu_power::BootRequest;
 use monitor::registers::{HostRegisters, PSTATE_DAIF, PSTATE_EL1H, SCTLR_EL1_RESET};
@@ -23,10 +23,10 @@ pub fn start(machine: &Machine, request: BootRequest) -> ! {
     // value. `start_host` gives up this stack and does not come back.
     unsafe {
         controls::load(&machine.host_controls(), &machine.features);
-        msr!("sctlr_el1", SCTLR_EL1_RESET);
-        msr!("cntkctl_el1", 0);
-        msr!("cntv_ctl_el0", 0);
-        msr!("cntp_ctl_el0", 0);
+        SCTLR_EL1.set(SCTLR_EL1_RESET);
+        CNTKCTL_EL1.set(0);
+        CNTV_CTL_EL0.set(0);
+        CNTP_CTL_EL0.set(0);
         barrier::isb();
         start_host(&frame, stack_top)
     }

@@ -1,28 +1,32 @@
 //! Reads this CPU's ID registers.
 
 use crate::system_register::mrs;
+use aarch64_cpu::registers::{
+    CLIDR_EL1, ID_AA64DFR0_EL1, ID_AA64DFR1_EL1, ID_AA64ISAR0_EL1, ID_AA64ISAR1_EL1, ID_AA64MMFR0_EL1,
+    ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1, MIDR_EL1, MPIDR_EL1, Readable,
+};
 use monitor::features::{CpuFeatures, IdRegisters};
 
 /// This CPU's ID registers. Those that an extension brings are read only where the CPU has it.
 pub fn read() -> IdRegisters {
     let mut id = IdRegisters {
-        midr_el1: mrs!("midr_el1"),
-        mpidr_el1: mrs!("mpidr_el1"),
+        midr_el1: MIDR_EL1.get(),
+        mpidr_el1: MPIDR_EL1.get(),
         ctr_el0: mrs!("ctr_el0"),
-        clidr_el1: mrs!("clidr_el1"),
-        id_aa64pfr0_el1: mrs!("id_aa64pfr0_el1"),
-        id_aa64pfr1_el1: mrs!("id_aa64pfr1_el1"),
+        clidr_el1: CLIDR_EL1.get(),
+        id_aa64pfr0_el1: ID_AA64PFR0_EL1.get(),
+        id_aa64pfr1_el1: ID_AA64PFR1_EL1.get(),
         id_aa64pfr2_el1: mrs!("S3_0_C0_C4_2"),
         id_aa64zfr0_el1: mrs!("S3_0_C0_C4_4"),
         id_aa64smfr0_el1: mrs!("S3_0_C0_C4_5"),
-        id_aa64dfr0_el1: mrs!("id_aa64dfr0_el1"),
-        id_aa64dfr1_el1: mrs!("id_aa64dfr1_el1"),
-        id_aa64isar0_el1: mrs!("id_aa64isar0_el1"),
-        id_aa64isar1_el1: mrs!("id_aa64isar1_el1"),
+        id_aa64dfr0_el1: ID_AA64DFR0_EL1.get(),
+        id_aa64dfr1_el1: ID_AA64DFR1_EL1.get(),
+        id_aa64isar0_el1: ID_AA64ISAR0_EL1.get(),
+        id_aa64isar1_el1: ID_AA64ISAR1_EL1.get(),
         id_aa64isar2_el1: mrs!("S3_0_C0_C6_2"),
         id_aa64isar3_el1: mrs!("S3_0_C0_C6_3"),
-        id_aa64mmfr0_el1: mrs!("id_aa64mmfr0_el1"),
-        id_aa64mmfr1_el1: mrs!("id_aa64mmfr1_el1"),
+        id_aa64mmfr0_el1: ID_AA64MMFR0_EL1.get(),
+        id_aa64mmfr1_el1: ID_AA64MMFR1_EL1.get(),
         id_aa64mmfr2_el1: mrs!("S3_0_C0_C7_2"),
         id_aa64mmfr3_el1: mrs!("S3_0_C0_C7_3"),
         id_aa64mmfr4_el1: mrs!("S3_0_C0_C7_4"),

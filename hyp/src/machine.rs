@@ -1,7 +1,7 @@
 //! What all CPUs share once the boot CPU has set it up.
 
-use crate::system_register::mrs;
 use crate::{environment, frame_pool::FramePool};
+use aarch64_cpu::registers::{MIDR_EL1, MPIDR_EL1, Readable};
 use monitor::Monitor;
 use monitor::features::CpuFeatures;
 use monitor::traps::{Translation, TrapControls};
@@ -20,7 +20,7 @@ pub struct Machine {
 impl Machine {
     /// The controls under which the host runs on the calling CPU: its identity is the CPU's own.
     pub fn host_controls(&self) -> TrapControls {
-        TrapControls::host(&self.features, mrs!("midr_el1"), mrs!("mpidr_el1"), self.host_translation)
+        TrapControls::host(&self.features, MIDR_EL1.get(), MPIDR_EL1.get(), self.host_translation)
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::environment::{El2Environment, POOL};
 use crate::machine::{self, Machine};
 use crate::platform::El2Platform;
-use crate::system_register::mrs;
 use crate::tables::{self, EarlyResult};
-use crate::{cache, console, cpu_data, firmware, host, id_registers, self_test};
+use crate::{cache, console, cpu_data, fault, firmware, host, id_registers, self_test};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use abi::PhysRange;
 use abi::boot::{BootInfo, SelfTest};
 use core::fmt;
@@ -19,12 +19,6 @@ use pgtable::Stage2;
 
 /// The VMID of the host.
 const HOST_VMID: u16 = 0;
-
-/// Prints what cannot be gone on from, and stops the machine.
-fn stop(what: fmt::Arguments<'_>) -> ! {
-    console::write_regardless(format_args!("hyp: {what}: stopped\n"));
-    firmware::power_off()
-}
 
 /// From `entry.S`: the boot CPU, on its own stack.
 pub extern "C" fn boot_cpu_main(boot: &'static BootInfo, _cpu: u64) -> ! {
@@ -40,8 +34,8 @@ pub extern "C" fn boot_cpu_main(boot: &'static BootInfo, _cpu: u64) -> ! {
         self_test::commit(test, boot);
     }
     log::info!("entering the host at EL1, {}, device tree {}", boot.host_entry, boot.host_device_tree);
-    let ticks = mrs!("cntpct_el0").wrapping_sub(boot.counter_at_entry);
-    log::info!("boot took {ticks} counter ticks at {} Hz", mrs!("cntfrq_el0"));
+    let ticks = CNTPCT_EL0.get().wrapping_sub(boot.counter_at_entry);
+    log::info!("boot took {ticks} counter ticks at {} Hz", CNTFRQ_EL0.get());
     host::start(machine, BootRequest { entry: boot.host_entry.raw(), context: boot.host_device_tree.raw() })
 }
 
@@ -107,7 +101,7 @@ fn take_machine(
     id: IdRegisters,
     features: CpuFeatures,
 ) -> &'static Machine {
-    let Some(plan) = tables::carve_out(boot) else { stop(format_args!("the carve-out does not add up")) };
+    let Some(plan) = tables::carve_out(boot) else { fault::stop(format_args!("the carve-out does not add up")) };
     let carve_out = plan.range();
     machine::set_pool(early.pool);
     // SAFETY: the ledger's part of the carve-out is mapped, and nothing uses it yet.
@@ -118,13 +112,13 @@ fn take_machine(
     };
     let stage2 = match Stage2::new(early.host_root, early.host_config, HOST_VMID) {
         Ok(stage2) => stage2,
-        Err(error) => stop(format_args!("host stage 2: {error}")),
+        Err(error) => fault::stop(format_args!("host stage 2: {error}")),
     };
     let host_translation = Translation { vtcr_el2: stage2.vtcr_el2(), vttbr_el2: stage2.vttbr_el2() };
     let mut environment = El2Environment;
     let ownership = match Ownership::new(&mut environment, boot.memory(), storage, carve_out, stage2, early.stage1) {
         Ok(ownership) => ownership,
-        Err(error) => stop(format_args!("taking over the memory: {error}")),
+        Err(error) => fault::stop(format_args!("taking over the memory: {error}")),
     };
     let ram: u64 = boot.memory().iter().map(PhysRange::size).sum();
     log::info!(

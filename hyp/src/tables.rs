@@ -3,8 +3,8 @@
 use crate::cpu_data::CpuData;
 use crate::environment::EarlyEnvironment;
 use crate::frame_pool::FramePool;
-use crate::system_register::mrs;
 use crate::{cache, firmware, fixmap, layout};
+use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use abi::boot::{BootInfo, MAGIC, SEGMENT_EXECUTE, SEGMENT_WRITE, VERSION};
 use abi::carve_out::{CPU_DATA_PAGES, CarveOut, STACK_PAGES};
 use abi::psci::MPIDR_AFFINITY_MASK;
@@ -76,7 +76,7 @@ pub extern "C" fn build_tables(boot: *const BootInfo) -> u64 {
     if boot.magic != MAGIC || boot.version != VERSION {
         firmware::halt();
     }
-    let mpidr = mrs!("mpidr_el1") & MPIDR_AFFINITY_MASK;
+    let mpidr = MPIDR_EL1.get() & MPIDR_AFFINITY_MASK;
     let Some(index) = boot.cpus().iter().position(|&cpu| cpu == mpidr) else { firmware::halt() };
     let Some(plan) = carve_out(boot) else { firmware::halt() };
     match build(boot, &plan) {
