@@ -82,6 +82,7 @@ help:
 	@echo '  make clippy     the linter for both targets, warnings denied'
 	@echo '  make fmt        format the source (CHECK=1 only checks)'
 	@echo '  make doc        the reference as HTML, warnings denied'
+	@echo '  make bench      instruction counts (needs valgrind) and times of the translation tables, beside another crate'"'"'s'
 	@echo '  make clean      remove what was built (not what make setup fetched)'
 	@echo 'Variables:'
 	@echo '  HOST=reference  which host runs: reference, or linux (Debian'"'"'s kernel with a busybox shell; Ctrl-A x ends QEMU)'
@@ -190,6 +191,11 @@ clippy: $(BUILD)/hyp.stripped.elf
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 	$(CARGO) clippy $(LOCKED) --all-targets -p guest-tests -- -D warnings
 	$(IMAGE_CARGO) clippy $(IMAGE_FLAGS) $(call PACKAGES,$(IMAGE_PACKAGES)) -- -D warnings
+
+.PHONY: bench
+bench:
+	cd benches/pgtable && $(CARGO) run $(LOCKED) --quiet --release --target-dir $(abspath $(PORTABLE_TARGET_DIRECTORY))/benches --bin count
+	cd benches/pgtable && $(CARGO) bench $(LOCKED) --quiet --target-dir $(abspath $(PORTABLE_TARGET_DIRECTORY))/benches --bench wall_time
 
 .PHONY: doc
 doc: $(BUILD)/hyp.stripped.elf

@@ -9,7 +9,7 @@ use crate::run::{self, Exits, Stop};
 use crate::vm::Vm;
 use crate::{expect, report};
 use abi::host::{MAX_PAGES_PER_CALL, RIGHT_READ, VM_PROTECTED, VmHandle};
-use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn, PhysAddr};
+use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn, PhysAddr, VirtAddr};
 use alloc::format;
 use vmm::layout::{DEVICE_TREE, IPA_BITS};
 
@@ -130,6 +130,9 @@ fn bad_donations(context: &Context, vm: &Vm, taken: Pfn, hyp_page: Pfn) {
     expect!("share-second", hypercall::hyp_share(second, 1), Ok(()));
     refused("donate-partly-shared", donate(own.pfn(), frame, 2), &[Error::WrongState]);
     expect!("unshare-second", hypercall::hyp_unshare(second, 1), Ok(()));
+    // SAFETY: reading RAM has no effect.
+    let still = unsafe { probe::attempt(Access::Read, VirtAddr::new(own.address().raw())) };
+    report::check("refused-donation-changes-nothing", still.is_ok(), format_args!("{still:x?}"));
 
     // What was refused is the host's still.
     own.words().fill(0x55);

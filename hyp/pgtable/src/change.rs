@@ -1,7 +1,9 @@
 //! What an operation wants a range to become, worked out without touching anything.
 
+use abi::PhysAddr;
+
 use crate::bits;
-use crate::descriptor::{Kind, address, kind, leaf};
+use crate::descriptor::{Kind, address, is_leaf, kind, leaf};
 use crate::environment::TableFrames;
 use crate::error::TableError;
 use crate::geometry::{LAST_LEVEL, entry_size, may_be_leaf};
@@ -31,7 +33,9 @@ pub(crate) enum Action {
 
 impl Action {
     /// The descriptor that a wholly covered entry at `offset` with value `old` is to have; `None` where it takes a
-    /// table of smaller ones.
+    /// table of smaller ones. Where `old` is linear too, the covered entries of one table have targets all or none, and
+    /// each maps what follows the one before.
+    #[inline]
     pub(crate) fn target(&self, offset: u64, level: u8, old: u64) -> Option<u64> {
         match *self {
             Self::Map { delta, attributes, force_pages, .. } => {
@@ -46,8 +50,9 @@ impl Action {
     }
 
     /// True where the part of `entry` in the walk's range is as it should be without any change.
+    #[inline]
     pub(crate) fn is_satisfied(&self, entry: &Entry) -> bool {
-        let is_leaf = kind(entry.raw, entry.level) == Kind::Leaf;
+        let is_leaf = is_leaf(entry.raw, entry.level);
         match *self {
             Self::Map { delta, attributes, .. } => {
                 is_leaf
@@ -60,7 +65,8 @@ impl Action {
     }
 
     /// Whether the change is allowed to happen to an entry that is not a table.
-    fn permit(&self, entry: &Entry) -> Result<(), TableError> {
+    #[inline]
+    pub(crate) fn permit(&self, entry: &Entry) -> Result<(), TableError> {
         match (*self, kind(entry.raw, entry.level)) {
             (_, Kind::Unlinked | Kind::Reserved) => Err(TableError::Corrupt),
             (Self::Map { replace_mappings: false, .. }, Kind::Leaf) => Err(TableError::Exists),
@@ -72,7 +78,7 @@ impl Action {
 
     /// Tables that it takes to change the offsets from `start` to `end` beneath a descriptor of the level above
     /// `level`, with no table there yet.
-    fn tables(&self, level: u8, base: u64, start: u64, end: u64) -> u64 {
+    fn tables(&self, level: u8, start: u64, end: u64) -> u64 {
         if level >= LAST_LEVEL {
             return 1;
         }
@@ -80,13 +86,18 @@ impl Action {
         let mut count = 1;
         let mut next = start;
         while next < end {
-            let entry_base = base + (next - base) / size * size;
-            let entry_end = end.min(entry_base + size);
-            let covered = entry_end - next == size;
-            if !covered || self.target(next, level, 0).is_none() {
-                count += self.tables(level + 1, entry_base, next, entry_end);
+            let base = next & !(size - 1);
+            let entry_end = end.min(base + size);
+            if entry_end - next != size {
+                count += self.tables(level + 1, next, entry_end);
+                next = entry_end;
+            } else if self.target(next, level, 0).is_some() {
+                // Either all of a level have a target, or none.
+                next = end & !(size - 1);
+            } else {
+                count += self.tables(level + 1, next, entry_end);
+                next = entry_end;
             }
-            next = entry_end;
         }
         count
     }
@@ -125,8 +136,18 @@ impl<F: TableFrames + ?Sized> Visitor for Plan<'_, F> {
         }
         self.action.permit(entry)?;
         if !entry.is_covered() || self.action.target(entry.base, entry.level, entry.raw).is_none() {
-            self.tables += self.action.tables(entry.level + 1, entry.base, entry.start, entry.end);
+            self.tables += self.action.tables(entry.level + 1, entry.start, entry.end);
         }
         Ok(Step::Skip)
+    }
+
+    #[inline(always)]
+    fn shortcut(&mut self, _slot: PhysAddr, raw: u64, level: u8, _base: u64) -> bool {
+        // What takes neither permission nor table.
+        match self.action {
+            Action::Map { .. } => level == LAST_LEVEL && raw == 0,
+            Action::Invalidate(_) => raw == 0 || is_leaf(raw, level),
+            Action::Protect(_) => is_leaf(raw, level),
+        }
     }
 }

@@ -4,33 +4,38 @@ use abi::PhysAddr;
 
 use crate::bits;
 use crate::change::Action;
-use crate::descriptor::{Kind, address, kind, leaf, table, unlinked};
+use crate::descriptor::{Kind, address, is_leaf, kind, leaf, table, unlinked};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
 use crate::geometry::{ENTRIES, LAST_LEVEL, entry_size};
 use crate::regime::{Change, Regime, Scope};
 use crate::reserve::Reserve;
-use crate::walker::{Entry, Step, Visitor, slot};
+use crate::walker::{Entry, Step, Subtree, Visitor, slot, slot_after};
 
 /// Descriptors that were taken away and not yet flushed: the smallest range that holds them all.
 #[derive(Clone, Copy, Debug, Default)]
 struct Unflushed {
     start: u64,
+    /// Equal to `start` where there are none.
     end: u64,
-    descriptors: u64,
-    /// The level of all of them, where it is the same and none was a table.
-    level: Option<u8>,
+    /// The level of all of them, where it is the same and none was a table; [`MIXED_LEVELS`] otherwise.
+    level: u8,
 }
 
+/// No level: descriptors of several, or tables.
+const MIXED_LEVELS: u8 = u8::MAX;
+
 impl Unflushed {
-    fn add(&mut self, start: u64, end: u64, level: Option<u8>) {
-        if self.descriptors == 0 {
-            *self = Self { start, end, descriptors: 1, level };
-        } else {
-            // A walk goes upwards.
-            self.end = end;
-            self.descriptors = self.descriptors.saturating_add(1);
-            self.level = self.level.filter(|known| level == Some(*known));
+    #[inline]
+    fn add(&mut self, start: u64, end: u64, level: u8) {
+        if self.end == self.start {
+            *self = Self { start, end, level };
+            return;
+        }
+        // A walk goes upwards.
+        self.end = end;
+        if self.level != level {
+            self.level = MIXED_LEVELS;
         }
     }
 }
@@ -60,6 +65,7 @@ pub(crate) struct Commit<'a, R: Regime, E: ?Sized> {
 }
 
 impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
+    #[inline]
     pub(crate) fn new(environment: &'a mut E, regime: &'a R, root: PhysAddr, action: Action, reserve: Reserve) -> Self {
         Self {
             environment,
@@ -87,18 +93,19 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
     /// Flushes or publishes what the walk has left to do. Afterwards no CPU uses what was taken away, and every CPU
     /// finds what was made.
     pub(crate) fn settle(&mut self) {
-        let Unflushed { start, end, descriptors, level } = self.unflushed;
-        let input = self.regime.geometry().input(start);
-        let scope = match (descriptors, level) {
-            (0, _) => {
-                if self.unpublished {
-                    self.regime.publish(&*self.environment);
-                    self.unpublished = false;
-                }
-                return;
+        let Unflushed { start, end, level } = self.unflushed;
+        if start == end {
+            if self.unpublished {
+                self.regime.publish(&*self.environment);
+                self.unpublished = false;
             }
-            (1, Some(level)) => Scope::Leaf { input, level },
-            _ => Scope::Range { input, size: end - start, level },
+            return;
+        }
+        let input = self.regime.geometry().input(start);
+        let size = end - start;
+        let scope = match Some(level).filter(|level| *level != MIXED_LEVELS) {
+            Some(level) if size == entry_size(level) => Scope::Leaf { input, level },
+            level => Scope::Range { input, size, level },
         };
         // Its barriers publish as well.
         self.regime.invalidate(&*self.environment, self.root, scope);
@@ -121,35 +128,35 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
     }
 
     /// Replaces a valid leaf by a conflicting valid descriptor.
-    fn break_before_make(&mut self, entry: &Entry, value: u64) {
-        self.environment.write(entry.slot, 0);
-        let scope = Scope::Leaf { input: self.regime.geometry().input(entry.base), level: entry.level };
+    #[cold]
+    fn break_before_make(&mut self, slot: PhysAddr, base: u64, level: u8, value: u64) {
+        self.environment.write(slot, 0);
+        let scope = Scope::Leaf { input: self.regime.geometry().input(base), level };
         self.regime.invalidate(&*self.environment, self.root, scope);
-        self.make(entry.slot, value);
+        self.make(slot, value);
     }
 
     /// Gives a wholly covered entry that is no table its new descriptor.
+    #[inline(never)]
     fn replace(&mut self, entry: &Entry, new: u64) {
-        let removed_to = entry.base + entry_size(entry.level);
-        if entry.raw & bits::VALID == 0 {
+        let Entry { slot, raw, level, base, .. } = *entry;
+        if raw & bits::VALID == 0 {
             if new & bits::VALID != 0 {
-                self.make(entry.slot, new);
-            } else if new != entry.raw {
-                self.environment.write(entry.slot, new);
+                self.make(slot, new);
+            } else if new != raw {
+                self.environment.write(slot, new);
             }
-        } else if new & bits::VALID == 0 {
-            self.environment.write(entry.slot, new);
-            self.unflushed.add(entry.base, removed_to, Some(entry.level));
-        } else {
-            match self.regime.change(entry.raw, new) {
-                Change::None => {}
-                Change::InPlace => {
-                    self.environment.write(entry.slot, new);
-                    self.unflushed.add(entry.base, removed_to, Some(entry.level));
-                }
-                Change::BreakBeforeMake => self.break_before_make(entry, new),
+            return;
+        }
+        if new & bits::VALID != 0 {
+            match self.regime.change(raw, new) {
+                Change::None => return,
+                Change::InPlace => {}
+                Change::BreakBeforeMake => return self.break_before_make(slot, base, level, new),
             }
         }
+        self.environment.write(slot, new);
+        self.unflushed.add(base, base.wrapping_add(entry_size(level)), level);
     }
 
     /// Builds the table that takes the place of a descriptor `old` that decides for `base` on: what it maps or notes,
@@ -160,59 +167,78 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
         let size = entry_size(level);
         let is_leaf = old & bits::VALID != 0;
         let old_delta = address(old).raw().wrapping_sub(base);
-        for index in 0..ENTRIES {
-            let offset = base + index * size;
-            let kept = if is_leaf { leaf(offset.wrapping_add(old_delta), old, level) } else { old };
-            let value = if offset >= end || offset + size <= start {
-                kept
-            } else {
-                let (from, to) = (start.max(offset), end.min(offset + size));
-                let target = match self.pass {
-                    _ if to - from != size => None,
-                    Pass::Break => Some(0),
-                    Pass::Make => self.action.target(offset, level, kept),
-                };
-                match target {
-                    Some(value) => value,
-                    None if level >= LAST_LEVEL => return Err(TableError::Corrupt),
-                    None => table(self.build(level + 1, offset, from, to, kept)?),
-                }
+        let kept = |offset: u64| if is_leaf { leaf(offset.wrapping_add(old_delta), old, level) } else { old };
+        let slot_of = |offset: u64| slot(page, (offset - base) / size);
+
+        let mut offset = start & !(size - 1);
+        self.fill(slot_of(base), (offset - base) / size, kept(base), size);
+        while offset < end {
+            let (from, to) = (start.max(offset), end.min(offset + size));
+            let target = match self.pass {
+                _ if to - from != size => None,
+                Pass::Break => Some(0),
+                Pass::Make => self.action.target(offset, level, kept(offset)),
             };
-            if value != 0 {
-                self.environment.write(slot(page, index), value);
+            if let Some(first) = target {
+                // All that are wholly covered have a target then.
+                let whole_end = end & !(size - 1);
+                self.fill(slot_of(offset), (whole_end - offset) / size, first, size);
+                offset = whole_end;
+            } else if level >= LAST_LEVEL {
+                return Err(TableError::Corrupt);
+            } else {
+                let child = self.build(level + 1, offset, from, to, kept(offset))?;
+                self.environment.write(slot_of(offset), table(child));
+                offset += size;
             }
         }
+        self.fill(slot_of(offset), ENTRIES - (offset - base) / size, kept(offset), size);
         Ok(page)
     }
 
-    /// True where every descriptor of the table at `page` that is not in the range from `start` to `end` is vacant.
-    fn is_vacant_outside(&self, page: PhysAddr, level: u8, base: u64, start: u64, end: u64) -> bool {
-        let size = entry_size(level);
-        let read = |index: u64| self.environment.read(slot(page, index));
-        let first = (start - base) / size;
-        let last = (end - 1 - base) / size;
-        // Neighbours first: a table that is emptied page by page is seen not to be empty yet by one or two reads.
-        let is_vacant = |index: u64| read(index) == 0;
-        if first.checked_sub(1).is_some_and(|before| !is_vacant(before))
-            || !(last + 1..ENTRIES).all(is_vacant)
-            || !(0..first).all(is_vacant)
-        {
-            return false;
+    /// Writes `count` descriptors of a zeroed table that nothing refers to: `first`, and those that follow it linearly,
+    /// each leaf's output `size` bytes after the one before.
+    #[inline(never)]
+    fn fill(&self, mut slot: PhysAddr, count: u64, first: u64, size: u64) {
+        if first == 0 {
+            return;
         }
-        [first, last].into_iter().all(|index| {
-            let offset = base + index * size;
-            let (from, to) = (start.max(offset), end.min(offset + size));
-            if to - from == size {
-                return true;
-            }
-            let raw = read(index);
-            match kind(raw, level) {
-                Kind::Vacant => true,
-                Kind::Table => self.is_vacant_outside(address(raw), level + 1, offset, from, to),
-                _ => false,
-            }
-        })
+        let step = if first & bits::VALID != 0 { size } else { 0 };
+        let mut value = first;
+        for _ in 0..count {
+            self.environment.write(slot, value);
+            slot = slot_after(slot);
+            value = value.wrapping_add(step);
+        }
     }
+}
+
+/// True where every descriptor of `tables`, which are not the whole tree, is vacant outside the range from `start` to
+/// `end`.
+pub(crate) fn is_vacant_outside<F: TableFrames + ?Sized>(frames: &F, tables: Subtree, start: u64, end: u64) -> bool {
+    let read = |index: u64| frames.read(slot(tables.table, index));
+    let (first, last) = (tables.index_of(start), tables.index_of(end - 1));
+    // Neighbours first: a table that is emptied page by page is seen not to be empty yet by one or two reads.
+    let is_vacant = |index: u64| read(index) == 0;
+    if first.checked_sub(1).is_some_and(|before| !is_vacant(before))
+        || !(last + 1..ENTRIES).all(is_vacant)
+        || !(0..first).all(is_vacant)
+    {
+        return false;
+    }
+    let size = entry_size(tables.level);
+    [(first, start & !(size - 1)), (last, (end - 1) & !(size - 1))].into_iter().all(|(index, offset)| {
+        let (from, to) = (start.max(offset), end.min(offset + size));
+        if to - from == size {
+            return true;
+        }
+        let raw = read(index);
+        match kind(raw, tables.level) {
+            Kind::Vacant => true,
+            Kind::Table => is_vacant_outside(frames, tables.child(raw), from, to),
+            _ => false,
+        }
+    })
 }
 
 impl<R: Regime, E: Environment + ?Sized> Visitor for Commit<'_, R, E> {
@@ -227,23 +253,50 @@ impl<R: Regime, E: Environment + ?Sized> Visitor for Commit<'_, R, E> {
             return Ok(Step::Descend);
         };
         let goes = entry.is_covered()
-            || value == 0
-                && self.is_vacant_outside(address(entry.raw), entry.level + 1, entry.base, entry.start, entry.end);
+            || value == 0 && is_vacant_outside(&*self.environment, entry.child(), entry.start, entry.end);
         if !goes {
             return Ok(Step::Descend);
         }
         // All of it at once: what is beneath stays as it is until the flush.
         self.environment.write(entry.slot, unlinked(entry.raw));
-        self.unflushed.add(entry.start, entry.end, None);
+        self.unflushed.add(entry.start, entry.end, MIXED_LEVELS);
         self.unlinked = true;
         Ok(Step::Skip)
+    }
+
+    #[inline(always)]
+    fn shortcut(&mut self, slot: PhysAddr, raw: u64, level: u8, base: u64) -> bool {
+        let new = match self.action {
+            Action::Map { delta, attributes, .. } => {
+                if level != LAST_LEVEL || raw != 0 || self.pass == Pass::Break {
+                    return false;
+                }
+                self.make(slot, leaf(base.wrapping_add(delta), attributes, level));
+                return true;
+            }
+            Action::Invalidate(value) if value == 0 && raw == 0 => return true,
+            _ if !is_leaf(raw, level) => return false,
+            Action::Invalidate(value) => value,
+            Action::Protect(attributes) => {
+                let new = leaf(raw, attributes, level);
+                match self.regime.change(raw, new) {
+                    Change::None => return true,
+                    Change::InPlace => new,
+                    Change::BreakBeforeMake => return false,
+                }
+            }
+        };
+        self.environment.write(slot, new);
+        self.unflushed.add(base, base.wrapping_add(entry_size(level)), level);
+        true
     }
 
     fn leaf(&mut self, entry: &Entry) -> Result<Step, TableError> {
         if self.action.is_satisfied(entry) {
             return Ok(Step::Skip);
         }
-        let is_leaf = kind(entry.raw, entry.level) == Kind::Leaf;
+        self.action.permit(entry)?;
+        let is_leaf = is_leaf(entry.raw, entry.level);
         if self.pass == Pass::Break && !is_leaf {
             return Ok(Step::Skip);
         }
@@ -262,7 +315,7 @@ impl<R: Regime, E: Environment + ?Sized> Visitor for Commit<'_, R, E> {
         }
         let child = table(self.build(entry.level + 1, entry.base, entry.start, entry.end, entry.raw)?);
         if is_leaf {
-            self.break_before_make(entry, child);
+            self.break_before_make(entry.slot, entry.base, entry.level, child);
         } else {
             self.make(entry.slot, child);
         }

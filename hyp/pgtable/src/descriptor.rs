@@ -3,7 +3,7 @@
 use abi::PhysAddr;
 
 use crate::bits;
-use crate::geometry::{LAST_LEVEL, may_be_leaf};
+use crate::geometry::{LAST_LEVEL, entry_size, may_be_leaf};
 use crate::regime::{InputAddress, Regime};
 
 /// A value that software keeps in an invalid descriptor; the hardware ignores it (Arm ARM D8.3.1, bits 63:1 of an
@@ -75,6 +75,18 @@ pub struct Leaf<R: Regime> {
 }
 
 impl<R: Regime> Leaf<R> {
+    /// The leaf that `raw` is, found at `level` where it decides for the offsets from `base` on; `None` where
+    /// [`Descriptor::decode`] says so.
+    #[inline]
+    pub(crate) fn decode(regime: &R, raw: u64, level: u8, base: u64) -> Option<Self> {
+        Some(Self {
+            descriptor: Descriptor::decode(raw, level, |bits| regime.decode(bits))?,
+            level,
+            base: R::Input::from_raw(regime.geometry().input(base)),
+            size: entry_size(level),
+        })
+    }
+
     /// True where the leaf is a block or a page.
     pub const fn is_valid(&self) -> bool {
         matches!(self.descriptor, Descriptor::Block { .. } | Descriptor::Page { .. })
@@ -171,6 +183,18 @@ pub(crate) const fn kind(raw: u64, level: u8) -> Kind {
     }
 }
 
+/// True where `raw` is [`Kind::Leaf`] at `level`.
+#[inline]
+pub(crate) const fn is_leaf(raw: u64, level: u8) -> bool {
+    let valid_and_type = raw & (bits::VALID | bits::TABLE_OR_PAGE);
+    may_be_leaf(level) && valid_and_type == leaf_type(level)
+}
+
+/// The descriptor type of a leaf at `level`, with the valid bit.
+const fn leaf_type(level: u8) -> u64 {
+    if level >= LAST_LEVEL { bits::VALID | bits::TABLE_OR_PAGE } else { bits::VALID }
+}
+
 /// The address in a valid or unlinked descriptor.
 pub(crate) const fn address(raw: u64) -> PhysAddr {
     PhysAddr::new(raw & bits::ADDRESS)
@@ -188,8 +212,7 @@ pub(crate) const fn unlinked(table: u64) -> u64 {
 
 /// A block or page of `level` that maps to `output`.
 pub(crate) const fn leaf(output: u64, attributes: u64, level: u8) -> u64 {
-    let kind = if level >= LAST_LEVEL { bits::VALID | bits::TABLE_OR_PAGE } else { bits::VALID };
-    output & bits::ADDRESS | attributes & bits::ATTRIBUTES | kind
+    output & bits::ADDRESS | attributes & bits::ATTRIBUTES | leaf_type(level)
 }
 
 impl<A> Descriptor<A> {

@@ -5,15 +5,15 @@ use core::ops::ControlFlow;
 use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 
 use crate::change::{Action, Plan};
-use crate::commit::{Commit, Pass, Release, free_tables};
-use crate::descriptor::{Annotation, Descriptor, Kind, Leaf, address, kind, unlinked};
+use crate::commit::{Commit, Pass, Release, free_tables, is_vacant_outside};
+use crate::descriptor::{Annotation, Kind, Leaf, address, kind, unlinked};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
-use crate::geometry::{ENTRIES, Geometry, entry_size};
+use crate::geometry::{ENTRIES, Geometry, LAST_LEVEL, entry_size};
 use crate::regime::{InputAddress, Regime, Scope};
 use crate::reserve::Reserve;
 use crate::stage2::Stage2Regime;
-use crate::walker::{Entry, Step, Visitor, slot, walk};
+use crate::walker::{Entry, Step, Subtree, Visitor, slot};
 
 /// How a mapping is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -130,8 +130,10 @@ impl<R: Regime> PageTable<R> {
     ) -> Result<(), TableError> {
         let (start, end) = self.range(input, size)?;
         let action = Action::Protect(self.regime.encode(attributes)?);
-        let mut commit = self.begin(environment, action, start, end)?;
-        let result = walk(&mut commit, self.regime.geometry(), self.root, start, end);
+        let tables = self.tables().enclosing(&*environment, start, end);
+        let reserve = Self::prepare(environment, action, tables, start, end)?;
+        let mut commit = Commit::new(environment, &self.regime, self.root, action, reserve);
+        let result = tables.walk(&mut commit, start, end);
         commit.finish();
         result
     }
@@ -144,19 +146,8 @@ impl<R: Regime> PageTable<R> {
     pub fn lookup<F: TableFrames + ?Sized>(&self, frames: &F, input: R::Input) -> Result<Leaf<R>, TableError> {
         let geometry = self.regime.geometry();
         let offset = geometry.offset(input.into_raw()).ok_or(TableError::BadRange)?;
-        let start = offset & !(PAGE_SIZE - 1);
-        let mut found = None;
-        let mut visitor = Leaves {
-            frames,
-            regime: &self.regime,
-            call: |leaf| {
-                found = Some(leaf);
-                ControlFlow::<()>::Continue(())
-            },
-            broken: None,
-        };
-        walk(&mut visitor, geometry, self.root, start, start + PAGE_SIZE)?;
-        found.ok_or(TableError::Corrupt)
+        let (raw, level) = self.tables().leaf_of(frames, offset);
+        Leaf::decode(&self.regime, raw, level, offset & !(entry_size(level) - 1)).ok_or(TableError::Corrupt)
     }
 
     /// Calls `visitor` for every leaf, valid or not, that decides for a page of the range, in ascending order; the
@@ -173,7 +164,7 @@ impl<R: Regime> PageTable<R> {
     ) -> Result<ControlFlow<B>, TableError> {
         let (start, end) = self.range(input, size)?;
         let mut visitor = Leaves { frames, regime: &self.regime, call: visitor, broken: None };
-        walk(&mut visitor, self.regime.geometry(), self.root, start, end)?;
+        self.tables().walk(&mut visitor, start, end)?;
         Ok(match visitor.broken {
             Some(value) => ControlFlow::Break(value),
             None => ControlFlow::Continue(()),
@@ -189,8 +180,7 @@ impl<R: Regime> PageTable<R> {
         frames: &F,
         visitor: impl FnMut(PhysAddr),
     ) -> Result<(), TableError> {
-        let geometry = self.regime.geometry();
-        walk(&mut Tables { frames, call: visitor }, geometry, self.root, 0, geometry.input_size())
+        self.tables().walk(&mut Tables { frames, call: visitor }, 0, self.regime.geometry().input_size())
     }
 
     /// Takes the whole tree down: everything is unlinked, flushed by the widest operation of the regime, and every
@@ -234,19 +224,29 @@ impl<R: Regime> PageTable<R> {
         Ok((start, end))
     }
 
-    /// Checks that `action` may be done all over the range, and sets aside the frames that it takes.
-    fn begin<'a, E: Environment + ?Sized>(
-        &'a self,
-        environment: &'a mut E,
+    /// The whole tree, to walk.
+    fn tables(&self) -> Subtree {
+        Subtree::whole(self.regime.geometry(), self.root)
+    }
+
+    /// Checks that `action` may be done all over the range, which `tables` decide for, and sets aside the frames that it
+    /// takes.
+    #[inline]
+    fn prepare<E: Environment + ?Sized>(
+        environment: &mut E,
         action: Action,
+        tables: Subtree,
         start: u64,
         end: u64,
-    ) -> Result<Commit<'a, R, E>, TableError> {
+    ) -> Result<Reserve, TableError> {
+        if tables.level >= LAST_LEVEL && end - start == PAGE_SIZE {
+            // A single descriptor is changed or not, without any frame: the change itself asks whether it is permitted.
+            return Ok(Reserve::default());
+        }
         let mut plan = Plan::new(&*environment, action);
-        walk(&mut plan, self.regime.geometry(), self.root, start, end)?;
-        let tables = plan.tables;
-        let reserve = Reserve::allocate(environment, tables)?;
-        Ok(Commit::new(environment, &self.regime, self.root, action, reserve))
+        tables.walk(&mut plan, start, end)?;
+        let count = plan.tables;
+        Reserve::allocate(environment, count)
     }
 
     #[expect(clippy::too_many_arguments, reason = "those of `map`, and which of its two forms it is")]
@@ -277,11 +277,13 @@ impl<R: Regime> PageTable<R> {
             replace_annotations: options.replace_annotations,
             replace_mappings,
         };
-        let mut commit = self.begin(environment, action, start, end)?;
+        let tables = self.tables().enclosing(&*environment, start, end);
+        let reserve = Self::prepare(environment, action, tables, start, end)?;
+        let mut commit = Commit::new(environment, &self.regime, self.root, action, reserve);
         let mut result = Ok(());
         if replace_mappings {
             commit.set_pass(Pass::Break);
-            result = walk(&mut commit, geometry, self.root, start, end);
+            result = tables.walk(&mut commit, start, end);
             commit.settle();
             commit.set_pass(Pass::Make);
         }
@@ -294,7 +296,7 @@ impl<R: Regime> PageTable<R> {
             }
         }
         if result.is_ok() {
-            result = walk(&mut commit, geometry, self.root, start, end);
+            result = tables.walk(&mut commit, start, end);
         }
         commit.finish();
         result
@@ -308,11 +310,17 @@ impl<R: Regime> PageTable<R> {
         value: u64,
     ) -> Result<(), TableError> {
         let (start, end) = self.range(input, size)?;
-        let geometry = self.regime.geometry();
-        let mut commit = self.begin(environment, Action::Invalidate(value), start, end)?;
-        let mut result = walk(&mut commit, geometry, self.root, start, end);
+        let mut tables = self.tables().enclosing(&*environment, start, end);
+        if value == 0 && tables.is_below_root() && is_vacant_outside(&*environment, tables, start, end) {
+            // The table itself goes, and perhaps that above it.
+            tables = self.tables();
+        }
+        let action = Action::Invalidate(value);
+        let reserve = Self::prepare(environment, action, tables, start, end)?;
+        let mut commit = Commit::new(environment, &self.regime, self.root, action, reserve);
+        let mut result = tables.walk(&mut commit, start, end);
         if commit.finish() {
-            result = result.and(walk(&mut Release { environment, value }, geometry, self.root, start, end));
+            result = result.and(tables.walk(&mut Release { environment, value }, start, end));
         }
         result
     }
@@ -334,13 +342,7 @@ impl<R: Regime, F: TableFrames + ?Sized, B, C: FnMut(Leaf<R>) -> ControlFlow<B>>
     }
 
     fn leaf(&mut self, entry: &Entry) -> Result<Step, TableError> {
-        let descriptor = Descriptor::decode(entry.raw, entry.level, |bits| self.regime.decode(bits));
-        let leaf = Leaf {
-            descriptor: descriptor.ok_or(TableError::Corrupt)?,
-            level: entry.level,
-            base: R::Input::from_raw(self.regime.geometry().input(entry.base)),
-            size: entry_size(entry.level),
-        };
+        let leaf = Leaf::decode(self.regime, entry.raw, entry.level, entry.base).ok_or(TableError::Corrupt)?;
         Ok(match (self.call)(leaf) {
             ControlFlow::Continue(()) => Step::Skip,
             ControlFlow::Break(value) => {

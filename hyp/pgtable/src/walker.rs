@@ -5,7 +5,7 @@ use abi::PhysAddr;
 use crate::descriptor::{Kind, address, kind};
 use crate::environment::TableFrames;
 use crate::error::TableError;
-use crate::geometry::{Geometry, LAST_LEVEL, entry_shift, entry_size};
+use crate::geometry::{ENTRIES, Geometry, LAST_LEVEL, entry_shift, entry_size};
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_SIZE: u64 = 8;
@@ -31,7 +31,12 @@ pub(crate) struct Entry {
 impl Entry {
     /// True where the walk's range includes all that the descriptor decides for.
     pub(crate) const fn is_covered(&self) -> bool {
-        self.end - self.start == entry_size(self.level)
+        self.end.wrapping_sub(self.start) == entry_size(self.level)
+    }
+
+    /// The table that the descriptor, a table's, refers to.
+    pub(crate) const fn child(&self) -> Subtree {
+        Subtree::below(self.level, self.raw)
     }
 }
 
@@ -62,6 +67,14 @@ pub(crate) trait Visitor {
     /// Called at any descriptor that is not a table's.
     fn leaf(&mut self, entry: &Entry) -> Result<Step, TableError>;
 
+    /// Called at a descriptor that the walk's range covers, of value `raw` and `level`, whose first offset is `base`,
+    /// before anything else is made of it. True where that was all, and the walk goes on with the next; otherwise
+    /// nothing was done. Walks over many leaves spend their time here.
+    #[inline(always)]
+    fn shortcut(&mut self, _slot: PhysAddr, _raw: u64, _level: u8, _base: u64) -> bool {
+        false
+    }
+
     /// Called at a table descriptor, after what is beneath.
     fn table_after(&mut self, _entry: &Entry) -> Result<Step, TableError> {
         Ok(Step::Skip)
@@ -73,61 +86,143 @@ pub(crate) const fn slot(table: PhysAddr, index: u64) -> PhysAddr {
     PhysAddr::new(table.raw().wrapping_add(index.wrapping_mul(DESCRIPTOR_SIZE)))
 }
 
-/// Walks the offsets from `start` to `end`, which is within the input space, of the tree at `root`.
-pub(crate) fn walk<V: Visitor>(
-    visitor: &mut V,
-    geometry: &Geometry,
-    root: PhysAddr,
-    start: u64,
-    end: u64,
-) -> Result<(), TableError> {
-    walk_table(visitor, root, geometry.start_level(), 0, start, end)?;
-    Ok(())
+/// A table of a tree, from which a walk may start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subtree {
+    /// The table's address.
+    pub(crate) table: PhysAddr,
+    /// The level of its descriptors.
+    pub(crate) level: u8,
+    /// Which bits of a descriptor's number, counted from offset 0, are its index: tables side by side at the root are
+    /// one long table, any other has [`ENTRIES`] descriptors.
+    index_mask: u64,
 }
 
-/// Walks the part from `start` to `end` of one table, whose first descriptor decides for `base`.
-fn walk_table<V: Visitor>(
-    visitor: &mut V,
-    table: PhysAddr,
-    level: u8,
-    base: u64,
-    start: u64,
-    end: u64,
-) -> Result<Step, TableError> {
-    let size = entry_size(level);
-    let mut next = start;
-    while next < end {
-        let index = (next - base) >> entry_shift(level);
-        let entry_base = base + index * size;
-        let slot = slot(table, index);
-        let raw = visitor.frames().read(slot);
-        let mut entry = Entry { slot, raw, level, base: entry_base, start: next, end: end.min(entry_base + size) };
-        next = entry.end;
+impl Subtree {
+    /// The whole tree at `root`.
+    pub(crate) const fn whole(geometry: &Geometry, root: PhysAddr) -> Self {
+        Self { table: root, level: geometry.start_level(), index_mask: u64::MAX }
+    }
 
-        let step = match kind(raw, level) {
+    /// The table that `raw`, a table's descriptor of `level`, refers to.
+    const fn below(level: u8, raw: u64) -> Self {
+        Self { table: address(raw), level: level + 1, index_mask: ENTRIES - 1 }
+    }
+
+    /// The table that the descriptor `raw`, a table's, of this table refers to.
+    pub(crate) const fn child(&self, raw: u64) -> Self {
+        Self::below(self.level, raw)
+    }
+
+    /// True for all but the root.
+    pub(crate) const fn is_below_root(&self) -> bool {
+        self.index_mask == ENTRIES - 1
+    }
+
+    /// The index of the descriptor that decides for `offset`.
+    #[inline]
+    pub(crate) const fn index_of(&self, offset: u64) -> u64 {
+        offset >> entry_shift(self.level) & self.index_mask
+    }
+
+    /// The slot of the descriptor that decides for `offset`.
+    #[inline]
+    const fn slot_of(&self, offset: u64) -> PhysAddr {
+        slot(self.table, self.index_of(offset))
+    }
+
+    /// The smallest part of this tree that decides for all the offsets from `start` to `end` and more, so that a walk
+    /// over them meets the same descriptors below it as from here.
+    #[inline]
+    pub(crate) fn enclosing<F: TableFrames + ?Sized>(mut self, frames: &F, start: u64, end: u64) -> Self {
+        while self.level < LAST_LEVEL {
+            let size = entry_size(self.level);
+            let base = start & !(size - 1);
+            if end.wrapping_sub(base) > size || end.wrapping_sub(start) == size {
+                break;
+            }
+            let raw = frames.read(self.slot_of(start));
+            if kind(raw, self.level) != Kind::Table {
+                break;
+            }
+            self = self.child(raw);
+        }
+        self
+    }
+
+    /// The last descriptor of a walk to `offset`, with its level.
+    #[inline]
+    pub(crate) fn leaf_of<F: TableFrames + ?Sized>(mut self, frames: &F, offset: u64) -> (u64, u8) {
+        loop {
+            let raw = frames.read(self.slot_of(offset));
+            if kind(raw, self.level) != Kind::Table {
+                return (raw, self.level);
+            }
+            self = self.child(raw);
+        }
+    }
+
+    /// Walks the offsets from `start` to `end`, multiples of the page size within what the table decides for.
+    pub(crate) fn walk<V: Visitor>(self, visitor: &mut V, start: u64, end: u64) -> Result<(), TableError> {
+        self.walk_entries(visitor, start, end).map(|_| ())
+    }
+
+    fn walk_entries<V: Visitor>(self, visitor: &mut V, start: u64, end: u64) -> Result<Step, TableError> {
+        let level = self.level;
+        let size = entry_size(level);
+        let whole_end = end & !(size - 1);
+        let mut slot = self.slot_of(start);
+        let mut next = start;
+        loop {
+            if next & (size - 1) == 0 {
+                while next < whole_end && visitor.shortcut(slot, visitor.frames().read(slot), level, next) {
+                    slot = slot_after(slot);
+                    next = next.wrapping_add(size);
+                }
+            }
+            if next >= end {
+                return Ok(Step::Skip);
+            }
+            let base = next & !(size - 1);
+            let after = end.min(base.wrapping_add(size));
+            let entry = Entry { slot, raw: visitor.frames().read(slot), level, base, start: next, end: after };
+            if self.walk_entry(visitor, entry)? == Step::Stop {
+                return Ok(Step::Stop);
+            }
+            slot = slot_after(slot);
+            next = after;
+        }
+    }
+
+    /// Shows one entry to the visitor, and goes on beneath it. Out of line, so that the loop above stays small.
+    #[inline(never)]
+    fn walk_entry<V: Visitor>(self, visitor: &mut V, mut entry: Entry) -> Result<Step, TableError> {
+        let step = match kind(entry.raw, self.level) {
             Kind::Table => visitor.table_before(&entry)?,
             Kind::Reserved => return Err(TableError::Corrupt),
             Kind::Vacant | Kind::Annotated | Kind::Unlinked | Kind::Leaf => visitor.leaf(&entry)?,
         };
-        match step {
-            Step::Stop => return Ok(Step::Stop),
-            Step::Skip => continue,
-            // The last level holds no table, which bounds the recursion whatever the tables hold.
-            Step::Descend if level >= LAST_LEVEL => continue,
-            Step::Descend => {}
+        if step != Step::Descend {
+            return Ok(step);
         }
-        entry.raw = visitor.frames().read(slot);
-        if kind(entry.raw, level) != Kind::Table {
-            continue;
+        entry.raw = visitor.frames().read(entry.slot);
+        // The last level holds no table, which bounds the recursion whatever the tables hold.
+        if kind(entry.raw, self.level) != Kind::Table {
+            return Ok(Step::Skip);
         }
-        let child = address(entry.raw);
-        if walk_table(visitor, child, level + 1, entry_base, entry.start, entry.end)? == Step::Stop {
+        if self.child(entry.raw).walk_entries(visitor, entry.start, entry.end)? == Step::Stop {
             return Ok(Step::Stop);
         }
-        entry.raw = visitor.frames().read(slot);
-        if kind(entry.raw, level) == Kind::Table && visitor.table_after(&entry)? == Step::Stop {
-            return Ok(Step::Stop);
+        entry.raw = visitor.frames().read(entry.slot);
+        if kind(entry.raw, self.level) != Kind::Table {
+            return Ok(Step::Skip);
         }
+        visitor.table_after(&entry)
     }
-    Ok(Step::Skip)
+}
+
+/// The slot of the next descriptor of a table.
+#[inline]
+pub(crate) const fn slot_after(slot: PhysAddr) -> PhysAddr {
+    PhysAddr::new(slot.raw().wrapping_add(DESCRIPTOR_SIZE))
 }
