@@ -105,8 +105,10 @@ key_registers! {
     apga = "S3_0_C2_C3_0", "S3_0_C2_C3_1";
 }
 
-/// What the CPU may go on doing for the host at EL1's expense while a guest is in: profiling, tracing, branch records,
-/// tagging, speculation contexts.
+/// What the CPU may go on doing for the host while a guest is in: profiling, tracing, branch records.
+///
+/// SCXTNUM_ELx (FEAT_CSV2_2) stay the host's, out of a guest's reach by HCR_EL2.EnSCXT: whether EL2 may touch them is
+/// SCR_EL3.EnSCXT's to say, which the boot protocol does not ask for and EL2 cannot read.
 #[derive(Default)]
 struct HostActivity {
     pmscr_el1: u64,
@@ -114,8 +116,6 @@ struct HostActivity {
     trblimitr_el1: u64,
     trfcr_el1: u64,
     brbcr_el1: u64,
-    scxtnum_el0: u64,
-    scxtnum_el1: u64,
     tpidr2_el0: u64,
 }
 
@@ -153,12 +153,6 @@ impl HostActivity {
                 activity.brbcr_el1 = mrs!("S2_1_C9_C0_0");
                 msr!("S2_1_C9_C0_0", 0);
             }
-            if features.scxtnum {
-                activity.scxtnum_el0 = mrs!("S3_3_C13_C0_7");
-                activity.scxtnum_el1 = mrs!("S3_0_C13_C0_7");
-                msr!("S3_3_C13_C0_7", 0);
-                msr!("S3_0_C13_C0_7", 0);
-            }
             if features.sme {
                 activity.tpidr2_el0 = mrs!("S3_3_C13_C0_5");
                 msr!("S3_3_C13_C0_5", 0);
@@ -185,10 +179,6 @@ impl HostActivity {
             }
             if features.brbe {
                 msr!("S2_1_C9_C0_0", self.brbcr_el1);
-            }
-            if features.scxtnum {
-                msr!("S3_3_C13_C0_7", self.scxtnum_el0);
-                msr!("S3_0_C13_C0_7", self.scxtnum_el1);
             }
             if features.sme {
                 msr!("S3_3_C13_C0_5", self.tpidr2_el0);

@@ -86,7 +86,9 @@ fn ordinary_trees() {
 fn long_names_over_many_devices() {
     let devices = |length: usize| {
         tree(|model| {
-            let mut bus = child(format!("b@{}", "b".repeat(length - 2)), &[("ranges", vec![])]);
+            let two = cells(&[2]);
+            let bus = [("ranges", vec![]), ("#address-cells", two.clone()), ("#size-cells", two)];
+            let mut bus = child(format!("b@{}", "b".repeat(length - 2)), &bus);
             for number in 0..2000 {
                 let registers = reg(0x1_0000_0000 + number * 0x1000, 0x1000);
                 bus.add_child(child(
