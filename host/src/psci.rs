@@ -40,7 +40,7 @@ pub fn call(function: u32, [first, second, third]: [u64; 3]) -> i64 {
     if abi::smccc::is_64_bit(function) { result[0] as i64 } else { i64::from(result[0] as i32) }
 }
 
-/// As [`call`], by that instruction whatever the device tree says.
+/// As [`call()`], by that instruction whatever the device tree says.
 pub fn call_by(instruction: Instruction, function: u32, [first, second, third]: [u64; 3]) -> i64 {
     // SAFETY: PSCI takes no memory from the host.
     let [result, ..] = unsafe { call::raw(instruction, [function.into(), first, second, third]) };
