@@ -70,6 +70,10 @@ extern "C" fn start(device_tree: u64, counter: u64) -> ! {
         say!("entered at {level}; Freehold needs EL2 (QEMU: -M virt,virtualization=on,gic-version=3)");
         firmware::power_off(conduit);
     }
+    if !processor::has_plain_el2() {
+        say!("this CPU's EL2 is always that of the virtualization host extensions; Freehold needs HCR_EL2.E2H = 0");
+        firmware::power_off(conduit);
+    }
     let Err(error) = boot(given, conduit, counter);
     say!("{error}");
     firmware::power_off(conduit);

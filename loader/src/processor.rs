@@ -36,6 +36,14 @@ pub fn exception_level() -> ExceptionLevel {
     }
 }
 
+/// Whether HCR_EL2.E2H can be 0, as hyp needs it: ID_AA64MMFR4_EL1.E2H0 is not negative (FEAT_E2H0).
+pub fn has_plain_el2() -> bool {
+    let id_aa64mmfr4_el1: u64;
+    // SAFETY: reading an ID register has no effect; an older CPU, which reserves this one, reads it as zero.
+    unsafe { asm!("mrs {}, S3_0_C0_C7_4", out(reg) id_aa64mmfr4_el1, options(nomem, nostack, preserves_flags)) };
+    id_aa64mmfr4_el1 >> 24 & 0xf < 8
+}
+
 /// What the boot plan has to know of this CPU.
 pub fn boot_cpu() -> BootCpu {
     // ID_AA64MMFR0_EL1.PARange (Arm ARM D24.2).
