@@ -20,7 +20,6 @@ hyp_entry:
     mov x0, x20
     bl select_stack
     mov x0, x19
-    mov x1, x20
     bl {BOOT_CPU_MAIN}
     b park
 

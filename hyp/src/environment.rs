@@ -40,7 +40,7 @@ macro_rules! descriptor_access {
     };
 }
 
-/// The environment from the moment the MMU is on.
+/// The environment from the moment the MMU is on: the calling CPU. `platform.rs` makes it what the monitor asks for, too.
 #[derive(Clone, Copy, Default)]
 pub struct El2Environment;
 

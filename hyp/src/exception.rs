@@ -1,8 +1,8 @@
 //! The host's exceptions to EL2.
 
+use crate::environment::El2Environment;
 use crate::firmware;
 use crate::machine::{self, Machine};
-use crate::platform::El2Platform;
 use aarch64_cpu::registers::{
     ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, Readable, SCTLR_EL1, SPSR_EL1, VBAR_EL1, Writeable,
 };
@@ -23,7 +23,7 @@ pub extern "C" fn host_exception(frame: &mut HostRegisters, kind: u64) {
         log::warn!("asynchronous exception {kind} of the host at {:#x}: ignored", frame.elr);
         return;
     }
-    match machine.monitor.host_exit(&mut El2Platform, frame, &exception) {
+    match machine.monitor.host_exit(&mut El2Environment, frame, &exception) {
         HostAction::Resume => {}
         HostAction::Inject(injection) => {
             log::debug!("host: {exception} at {:#x}: injected at EL1", frame.elr);

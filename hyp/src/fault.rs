@@ -18,11 +18,7 @@ const VECTOR_NAMES: [&str; 8] =
 
 /// From the vectors: an exception that EL2 took from EL2. `stack_pointer` is SP_EL2 as it was.
 pub extern "C" fn el2_fault(frame: &HostRegisters, stack_pointer: u64, kind: u64) -> ! {
-    if let Some(data) = cpu_data::try_current()
-        && data.faulting.swap(true, Ordering::Relaxed)
-    {
-        firmware::halt();
-    }
+    begin_report();
     let esr = ESR_EL2.get();
     let far = FAR_EL2.get();
     let vector = usize::try_from(kind).ok().and_then(|kind| VECTOR_NAMES.get(kind)).copied().unwrap_or("unknown");
@@ -47,6 +43,13 @@ pub extern "C" fn el2_fault(frame: &HostRegisters, stack_pointer: u64, kind: u64
     end()
 }
 
+/// Marks this CPU as reporting its end. A second fault meanwhile stops it silently: the report itself is what fails.
+fn begin_report() {
+    if cpu_data::try_current().is_some_and(|data| data.faulting.swap(true, Ordering::Relaxed)) {
+        firmware::halt();
+    }
+}
+
 /// True where a fault address lies in a guard page of this CPU's private range.
 fn in_stack_guard(far: u64) -> bool {
     match far.checked_sub(cpu_data::private_base()) {
@@ -69,11 +72,7 @@ fn end() -> ! {
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    if let Some(data) = cpu_data::try_current()
-        && data.faulting.swap(true, Ordering::Relaxed)
-    {
-        firmware::halt();
-    }
+    begin_report();
     console::write_regardless(format_args!("\nhyp[{}]: panic: {info}\n", cpu_data::index()));
     end()
 }

@@ -4,91 +4,28 @@ use crate::environment::{El2Environment, POOL};
 use crate::frame_pool::FramePool;
 use crate::{cache, cpu_data, firmware, fixmap, guest_switch};
 use abi::run::RunPage;
-use abi::{Pfn, PhysAddr, PhysRange};
+use abi::{Pfn, PhysAddr};
 use core::ptr::NonNull;
 use monitor::object::ObjectMemory;
 use monitor::platform::{CpuIndex, GuestTrap, Platform, RunExit};
 use monitor::registers::VcpuContext;
 use ownership::Wipe;
-use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
 
 unsafe extern "C" {
     /// In `entry.S`.
     static secondary_entry: u8;
 }
 
-/// The calling CPU, for the handling of one exception.
-pub struct El2Platform;
-
-impl TableFrames for El2Platform {
-    fn allocate(&mut self) -> Option<PhysAddr> {
-        El2Environment.allocate()
-    }
-
-    fn free(&mut self, frame: PhysAddr) {
-        El2Environment.free(frame);
-    }
-
-    fn read(&self, descriptor: PhysAddr) -> u64 {
-        El2Environment.read(descriptor)
-    }
-
-    fn write(&self, descriptor: PhysAddr, value: u64) {
-        El2Environment.write(descriptor, value);
-    }
-
-    fn compare_exchange(&self, descriptor: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
-        El2Environment.compare_exchange(descriptor, current, new)
-    }
-}
-
-impl Maintenance for El2Platform {
-    fn dsb(&self, kind: DsbKind) {
-        El2Environment.dsb(kind);
-    }
-
-    fn isb(&self) {
-        El2Environment.isb();
-    }
-
-    fn tlbi(&self, operation: Tlbi) {
-        El2Environment.tlbi(operation);
-    }
-
-    fn load_vttbr(&self, vttbr: u64) -> u64 {
-        El2Environment.load_vttbr(vttbr)
-    }
-
-    fn clean_invalidate_to_poc(&self, range: PhysRange) {
-        El2Environment.clean_invalidate_to_poc(range);
-    }
-
-    fn invalidate_instruction_cache(&self, range: PhysRange) {
-        El2Environment.invalidate_instruction_cache(range);
-    }
-}
-
-impl Wipe for El2Platform {
-    fn wipe(&mut self, page: Pfn) {
-        wipe(page);
-    }
-}
-
 impl Wipe for El2Environment {
     fn wipe(&mut self, page: Pfn) {
-        wipe(page);
+        let Some(address) = page.checked_address() else { return };
+        fixmap::with_page(address, |address| {
+            let range = fixmap::page_at(address);
+            // SAFETY: the fixmap maps the whole page writable for as long as this runs, and no reference leads there.
+            unsafe { cache::zero(range) };
+            cache::clean_and_invalidate_virtual(range);
+        });
     }
-}
-
-/// Zeroes a page through the fixmap and cleans it to the point of coherency.
-fn wipe(page: Pfn) {
-    let Some(address) = page.checked_address() else { return };
-    fixmap::with_page(address, |address| {
-        let range = fixmap::page_at(address);
-        // SAFETY: the fixmap maps the whole page writable for as long as this runs, and no reference leads there.
-        unsafe { cache::zero(range) };
-        cache::clean_and_invalidate_virtual(range);
-    });
 }
 
 /// The EL2 address of a page that hyp maps at its physical address.
@@ -98,13 +35,13 @@ fn mapped(page: Pfn) -> NonNull<u8> {
 }
 
 // SAFETY: hyp's stage 1 maps its pages at their physical address for as long as they are hyp's, on all CPUs.
-unsafe impl ObjectMemory for El2Platform {
+unsafe impl ObjectMemory for El2Environment {
     fn object_memory(&self, first: Pfn, _count: u64) -> NonNull<u8> {
         mapped(first)
     }
 }
 
-impl Platform for El2Platform {
+impl Platform for El2Environment {
     fn cpu(&self) -> CpuIndex {
         CpuIndex(cpu_data::index())
     }

@@ -2,7 +2,6 @@
 
 use crate::environment::{El2Environment, POOL};
 use crate::machine::{self, Machine};
-use crate::platform::El2Platform;
 use crate::tables::{self, EarlyResult};
 use crate::{cache, console, cpu_data, fault, firmware, host, id_registers, self_test};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
@@ -21,7 +20,7 @@ use pgtable::Stage2;
 const HOST_VMID: u16 = 0;
 
 /// From `entry.S`: the boot CPU, on its own stack.
-pub extern "C" fn boot_cpu_main(boot: &'static BootInfo, _cpu: u64) -> ! {
+pub extern "C" fn boot_cpu_main(boot: &'static BootInfo) -> ! {
     // SAFETY: this is the boot CPU, and no other was started.
     let Some(early) = (unsafe { tables::take_early_result() }) else { firmware::halt() };
     // SAFETY: the early stage mapped the console's registers for good, and this is EL2's only user of them.
@@ -135,6 +134,6 @@ fn take_machine(
         plan.pool,
         POOL.lock().as_ref().map_or(0, |pool| pool.free_frames())
     );
-    let monitor = Monitor::new(&mut El2Platform, boot, ownership, id, early.host_config);
+    let monitor = Monitor::new(&mut environment, boot, ownership, id, early.host_config);
     machine::set(Machine { features, host_translation, monitor })
 }
