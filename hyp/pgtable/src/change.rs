@@ -9,6 +9,15 @@ use crate::error::TableError;
 use crate::geometry::{LAST_LEVEL, entry_size, may_be_leaf};
 use crate::walker::{Entry, Step, Visitor};
 
+/// Which pass over the range this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pass {
+    /// Only break what stands in the way of a new mapping.
+    Break,
+    /// Bring the range to what it should be.
+    Make,
+}
+
 /// The change of a range.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Action {

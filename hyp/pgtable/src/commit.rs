@@ -3,14 +3,15 @@
 use abi::PhysAddr;
 
 use crate::bits;
-use crate::change::Action;
+use crate::build::Builder;
+use crate::change::{Action, Pass};
 use crate::descriptor::{Kind, address, is_leaf, kind, leaf, table, unlinked};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
 use crate::geometry::{ENTRIES, LAST_LEVEL, entry_size};
 use crate::regime::{Change, Regime, Scope};
 use crate::reserve::Reserve;
-use crate::walker::{Entry, Step, Subtree, Visitor, slot, slot_after};
+use crate::walker::{Entry, Step, Subtree, Visitor, slot};
 
 /// Descriptors that were taken away and not yet flushed: the smallest range that holds them all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,15 +39,6 @@ impl Unflushed {
             self.level = MIXED_LEVELS;
         }
     }
-}
-
-/// Which pass over the range this is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Pass {
-    /// Only break what stands in the way of a new mapping.
-    Break,
-    /// Bring the range to what it should be.
-    Make,
 }
 
 /// The visitor that changes a tree.
@@ -158,59 +150,6 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
         self.environment.write(slot, new);
         self.unflushed.add(base, base.wrapping_add(entry_size(level)), level);
     }
-
-    /// Builds the table that takes the place of a descriptor `old` that decides for `base` on: what it maps or notes,
-    /// from `start` to `end` changed or, in the pass that only breaks, left out. Nothing refers to it yet.
-    fn build(&mut self, level: u8, base: u64, start: u64, end: u64, old: u64) -> Result<PhysAddr, TableError> {
-        // The plan has counted every table, so the reserve ends early only where the tables changed under our hands.
-        let page = self.reserve.take(&*self.environment).ok_or(TableError::Corrupt)?;
-        let size = entry_size(level);
-        let is_leaf = old & bits::VALID != 0;
-        let old_delta = address(old).raw().wrapping_sub(base);
-        let kept = |offset: u64| if is_leaf { leaf(offset.wrapping_add(old_delta), old, level) } else { old };
-        let slot_of = |offset: u64| slot(page, (offset - base) / size);
-
-        let mut offset = start & !(size - 1);
-        self.fill(slot_of(base), (offset - base) / size, kept(base), size);
-        while offset < end {
-            let (from, to) = (start.max(offset), end.min(offset + size));
-            let target = match self.pass {
-                _ if to - from != size => None,
-                Pass::Break => Some(0),
-                Pass::Make => self.action.target(offset, level, kept(offset)),
-            };
-            if let Some(first) = target {
-                // All that are wholly covered have a target then.
-                let whole_end = end & !(size - 1);
-                self.fill(slot_of(offset), (whole_end - offset) / size, first, size);
-                offset = whole_end;
-            } else if level >= LAST_LEVEL {
-                return Err(TableError::Corrupt);
-            } else {
-                let child = self.build(level + 1, offset, from, to, kept(offset))?;
-                self.environment.write(slot_of(offset), table(child));
-                offset += size;
-            }
-        }
-        self.fill(slot_of(offset), ENTRIES - (offset - base) / size, kept(offset), size);
-        Ok(page)
-    }
-
-    /// Writes `count` descriptors of a zeroed table that nothing refers to: `first`, and those that follow it linearly,
-    /// each leaf's output `size` bytes after the one before.
-    #[inline(never)]
-    fn fill(&self, mut slot: PhysAddr, count: u64, first: u64, size: u64) {
-        if first == 0 {
-            return;
-        }
-        let step = if first & bits::VALID != 0 { size } else { 0 };
-        let mut value = first;
-        for _ in 0..count {
-            self.environment.write(slot, value);
-            slot = slot_after(slot);
-            value = value.wrapping_add(step);
-        }
-    }
 }
 
 /// True where every descriptor of `tables`, which are not the whole tree, is vacant outside the range from `start` to
@@ -313,7 +252,8 @@ impl<R: Regime, E: Environment + ?Sized> Visitor for Commit<'_, R, E> {
                 return Ok(Step::Skip);
             }
         }
-        let child = table(self.build(entry.level + 1, entry.base, entry.start, entry.end, entry.raw)?);
+        let (frames, action, pass) = (&*self.environment, self.action, self.pass);
+        let child = table(Builder { frames, reserve: &mut self.reserve, action, pass }.replacement(entry)?);
         if is_leaf {
             self.break_before_make(entry.slot, entry.base, entry.level, child);
         } else {

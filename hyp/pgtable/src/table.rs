@@ -4,8 +4,8 @@ use core::ops::ControlFlow;
 
 use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 
-use crate::change::{Action, Plan};
-use crate::commit::{Commit, Pass, Release, free_tables, is_vacant_outside};
+use crate::change::{Action, Pass, Plan};
+use crate::commit::{Commit, Release, free_tables, is_vacant_outside};
 use crate::descriptor::{Annotation, Kind, Leaf, address, kind, unlinked};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
