@@ -151,6 +151,10 @@ impl Maintenance for Frames {
         clean_to_memory(range.start.raw(), range.size());
     }
 
+    fn clean_to_pou(&self, range: PhysRange) {
+        clean_to_memory(range.start.raw(), range.size());
+    }
+
     fn invalidate_instruction_cache(&self, _range: PhysRange) {
         forget_instructions();
     }

@@ -29,6 +29,20 @@ pub fn clean_and_invalidate_virtual(range: PhysRange) {
     barrier::dsb_sy();
 }
 
+/// True where instruction fetches see what the data caches hold, without a clean: CTR_EL0.IDC.
+pub fn instructions_see_data() -> bool {
+    mrs!("ctr_el0") & 1 << 28 != 0
+}
+
+/// DC CVAU over a range of EL2 virtual addresses, complete on return: instructions are fetched as they were written there.
+pub fn clean_virtual_to_pou(range: PhysRange) {
+    for_each_line(range, data_line_size(), |address| {
+        // SAFETY: cleaning a line changes no value that a coherent observer sees.
+        unsafe { core::arch::asm!("dc cvau, {}", in(reg) address, options(nostack, preserves_flags)) };
+    });
+    barrier::dsb_ish();
+}
+
 /// DC IVAC over the range, complete on return: drops stale lines over memory that was written with caches off.
 ///
 /// # Safety

@@ -93,6 +93,14 @@ impl Maintenance for El2Environment {
         crate::fixmap::for_each_page(range, cache::clean_and_invalidate_virtual);
     }
 
+    fn clean_to_pou(&self, range: PhysRange) {
+        if cache::instructions_see_data() {
+            barrier::dsb_ish();
+        } else {
+            crate::fixmap::for_each_page(range, cache::clean_virtual_to_pou);
+        }
+    }
+
     fn invalidate_instruction_cache(&self, _range: PhysRange) {
         // By address would need the pages mapped executable or at least readable here; all of it needs nothing.
         cache::invalidate_all_instructions();
@@ -138,6 +146,8 @@ impl Maintenance for EarlyEnvironment {
     }
 
     fn clean_invalidate_to_poc(&self, _range: PhysRange) {}
+
+    fn clean_to_pou(&self, _range: PhysRange) {}
 
     fn invalidate_instruction_cache(&self, _range: PhysRange) {}
 }

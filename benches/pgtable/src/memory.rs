@@ -120,5 +120,8 @@ impl Maintenance for Memory {
     fn clean_invalidate_to_poc(&self, _range: PhysRange) {}
 
     #[inline]
+    fn clean_to_pou(&self, _range: PhysRange) {}
+
+    #[inline]
     fn invalidate_instruction_cache(&self, _range: PhysRange) {}
 }

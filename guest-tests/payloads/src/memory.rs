@@ -278,6 +278,10 @@ impl Maintenance for Environment {
         barrier::dsb(barrier::SY);
     }
 
+    fn clean_to_pou(&self, range: PhysRange) {
+        self.clean_invalidate_to_poc(range);
+    }
+
     fn invalidate_instruction_cache(&self, _: PhysRange) {
         // SAFETY: Invalidating the instruction cache makes the CPU fetch again.
         unsafe { asm!("ic ialluis", "dsb ish", "isb", options(nostack)) };

@@ -84,6 +84,10 @@ impl Maintenance for Cpu {
         self.machine.state().clean_invalidate(self.index, range);
     }
 
+    fn clean_to_pou(&self, range: PhysRange) {
+        self.machine.state().record(self.index, Event::CleanToPou(range));
+    }
+
     fn invalidate_instruction_cache(&self, range: PhysRange) {
         self.machine.state().record(self.index, Event::InvalidateInstructionCache(range));
     }

@@ -33,6 +33,8 @@ pub enum Event {
     LoadVttbr(u64),
     /// Data caches were cleaned and invalidated to the point of coherency.
     CleanInvalidate(PhysRange),
+    /// Data caches were cleaned to the point of unification.
+    CleanToPou(PhysRange),
     /// The instruction cache was invalidated.
     InvalidateInstructionCache(PhysRange),
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Event {
             Self::Tlbi(operation) => write!(f, "tlbi {operation:?}"),
             Self::LoadVttbr(value) => write!(f, "VTTBR_EL2 = {value:#018x}"),
             Self::CleanInvalidate(range) => write!(f, "dc civac {range}"),
+            Self::CleanToPou(range) => write!(f, "dc cvau {range}"),
             Self::InvalidateInstructionCache(range) => write!(f, "ic ivau {range}"),
         }
     }

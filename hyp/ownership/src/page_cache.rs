@@ -105,6 +105,10 @@ macro_rules! forward_to_environment {
                 self.env.clean_invalidate_to_poc(range);
             }
 
+            fn clean_to_pou(&self, range: PhysRange) {
+                self.env.clean_to_pou(range);
+            }
+
             fn invalidate_instruction_cache(&self, range: PhysRange) {
                 self.env.invalidate_instruction_cache(range);
             }

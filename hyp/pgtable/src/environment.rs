@@ -59,6 +59,10 @@ pub trait Maintenance {
     /// completion.
     fn clean_invalidate_to_poc(&self, range: PhysRange);
 
+    /// Cleans the data cache lines of `range`, any alignment, to the point of unification, so that instructions are fetched
+    /// as they were written there, and waits for completion. A CPU with CTR_EL0.IDC needs no more than the wait.
+    fn clean_to_pou(&self, range: PhysRange);
+
     /// Invalidates the instruction cache for `range` in the inner shareable domain, and waits for completion. An
     /// environment that cannot do so by address invalidates all of it.
     fn invalidate_instruction_cache(&self, range: PhysRange);

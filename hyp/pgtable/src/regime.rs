@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use abi::{Ipa, PAGE_SIZE, PhysAddr, VirtAddr};
+use abi::{Ipa, PAGE_SIZE, PhysAddr, PhysRange, VirtAddr};
 
 use crate::bits;
 use crate::environment::Maintenance;
@@ -116,6 +116,21 @@ pub trait Regime: Copy + fmt::Debug {
 
     /// Makes newly valid descriptors visible to the table walkers of all CPUs.
     fn publish<M: Maintenance + ?Sized>(&self, maintenance: &M);
+
+    /// Brings `outputs`, about to be mapped with the bits of `descriptor`, to where accesses through the mapping look: to
+    /// the point of coherency where they may bypass the caches, and out of the instruction caches where instructions may
+    /// be fetched.
+    fn synchronise_caches<M: Maintenance + ?Sized>(&self, maintenance: &M, descriptor: u64, outputs: PhysRange) {
+        let is_executable = self.is_executable(descriptor);
+        if self.bypasses_caches(descriptor) {
+            maintenance.clean_invalidate_to_poc(outputs);
+        } else if is_executable {
+            maintenance.clean_to_pou(outputs);
+        }
+        if is_executable {
+            maintenance.invalidate_instruction_cache(outputs);
+        }
+    }
 
     /// How a valid leaf or table descriptor may be replaced by another valid one.
     fn change(&self, old: u64, new: u64) -> Change {

@@ -22,8 +22,9 @@ pub struct MapOptions {
     pub force_pages: bool,
     /// Map over annotations, which are lost; otherwise they are an error.
     pub replace_annotations: bool,
-    /// Clean and invalidate the memory to the point of coherency where the mapping may bypass the caches, and
-    /// invalidate the instruction cache where it is executable, before it can be reached.
+    /// Clean and invalidate the memory to the point of coherency where the mapping may bypass the caches; where it is
+    /// executable, clean at least to the point of unification and invalidate the instruction cache. All before it can be
+    /// reached.
     pub synchronise_caches: bool,
 }
 
@@ -288,12 +289,7 @@ impl<R: Regime> PageTable<R> {
             commit.set_pass(Pass::Make);
         }
         if options.synchronise_caches {
-            if self.regime.bypasses_caches(attributes) {
-                commit.environment().clean_invalidate_to_poc(outputs);
-            }
-            if self.regime.is_executable(attributes) {
-                commit.environment().invalidate_instruction_cache(outputs);
-            }
+            self.regime.synchronise_caches(&*commit.environment(), attributes, outputs);
         }
         if result.is_ok() {
             result = tables.walk(&mut commit, start, end);

@@ -117,6 +117,10 @@ impl Maintenance for TestPlatform {
         self.cpu.clean_invalidate_to_poc(range);
     }
 
+    fn clean_to_pou(&self, range: PhysRange) {
+        self.cpu.clean_to_pou(range);
+    }
+
     fn invalidate_instruction_cache(&self, range: PhysRange) {
         self.cpu.invalidate_instruction_cache(range);
     }

@@ -58,6 +58,7 @@ impl Maintenance for Plain {
         vttbr
     }
     fn clean_invalidate_to_poc(&self, _range: PhysRange) {}
+    fn clean_to_pou(&self, _range: PhysRange) {}
     fn invalidate_instruction_cache(&self, _range: PhysRange) {}
 }
 

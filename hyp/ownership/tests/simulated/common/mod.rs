@@ -79,6 +79,10 @@ impl Maintenance for TestCpu {
         self.0.clean_invalidate_to_poc(range);
     }
 
+    fn clean_to_pou(&self, range: PhysRange) {
+        self.0.clean_to_pou(range);
+    }
+
     fn invalidate_instruction_cache(&self, range: PhysRange) {
         self.0.invalidate_instruction_cache(range);
     }
