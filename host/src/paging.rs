@@ -200,6 +200,7 @@ impl Space {
             pa_bits: physical_address_bits(),
             half: VirtualHalf::Lower,
             asid: 0,
+            hardware_access_flag: false,
             tlbi: TlbiFeatures { level_hint: false, range: false },
         };
         Self { table: El1Stage1::new(root, config).expect("the sizes are the architecture's"), frames }

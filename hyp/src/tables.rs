@@ -136,6 +136,7 @@ fn build(boot: &BootInfo, plan: &CarveOut) -> Result<EarlyResult, TableError> {
         fwb: features.fwb,
         xnx: features.xnx,
         vmid_16_bits: features.vmid16,
+        hardware_access_flag: false,
         tlbi,
     };
 
@@ -148,7 +149,7 @@ fn build(boot: &BootInfo, plan: &CarveOut) -> Result<EarlyResult, TableError> {
     let pool = unsafe { FramePool::new(PhysRange { start: pool_start, end: plan.pool.end }) };
     let mut environment = EarlyEnvironment { pool };
 
-    let config = El2Config { va_bits: layout::VIRTUAL_ADDRESS_BITS, pa_bits, tlbi };
+    let config = El2Config { va_bits: layout::VIRTUAL_ADDRESS_BITS, pa_bits, hardware_access_flag: false, tlbi };
     let root = pgtable::TableFrames::allocate(&mut environment).ok_or(TableError::OutOfFrames)?;
     let mut stage1 = El2Stage1::new(root, config)?;
     let mut map = |environment: &mut EarlyEnvironment, at: u64, range: PhysRange, attributes: El2Attributes| {

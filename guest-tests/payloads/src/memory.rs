@@ -35,6 +35,7 @@ const CONFIG: El1Config = El1Config {
     pa_bits: 48,
     half: VirtualHalf::Lower,
     asid: 0,
+    hardware_access_flag: false,
     tlbi: TlbiFeatures { level_hint: false, range: false },
 };
 

@@ -1,17 +1,22 @@
 //! The judge: follows every event, and knows at any time what a CPU may still use.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use abi::{Pfn, PhysAddr, PhysRange};
 use pgtable::geometry::entry_size;
-use pgtable::{DsbKind, Geometry, Tlbi};
 
+use crate::caches::Caches;
+use crate::casemate::Trace;
 use crate::event::{Event, Violation};
+use crate::foreign::Foreign;
 use crate::frames::Frames;
-use crate::memory::{Memory, WORDS};
+use crate::locks::{Locks, Store};
+use crate::maintenance::VmidUse;
+use crate::memory::Memory;
+use crate::outputs::Outputs;
 use crate::rules::{Meaning, conflict, meaning, takes_rights};
-use crate::stale::{Stale, depends_on_vttbr};
-use crate::tree::{TablePage, Tree, TreeKind};
+use crate::stale::Stale;
+use crate::tree::{TablePage, Tree};
 
 /// Events that are kept.
 const HISTORY: usize = 1 << 14;
@@ -30,10 +35,26 @@ pub(crate) enum Synchronised {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CpuState {
-    vttbr: u64,
+    pub(crate) vttbr: u64,
     /// VTTBR_EL2 was written, and no ISB followed.
     pub(crate) vttbr_pending: bool,
     pub(crate) own_regime: Synchronised,
+}
+
+impl CpuState {
+    /// The root in VTTBR_EL2.
+    pub(crate) const fn root(&self) -> u64 {
+        self.vttbr & 0xffff_ffff_fffe
+    }
+}
+
+/// A page that was unlinked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Detached {
+    /// Index of the tree that it was part of.
+    pub(crate) tree: usize,
+    /// The unlinking.
+    pub(crate) group: u64,
 }
 
 pub(crate) struct State {
@@ -41,19 +62,29 @@ pub(crate) struct State {
     pub(crate) frames: Frames,
     pub(crate) violations: Vec<Violation>,
     pub(crate) history: VecDeque<(usize, Event)>,
+    /// The trace for casemate, where one is made.
+    pub(crate) trace: Option<Trace>,
     pub(crate) cpus: Vec<CpuState>,
     pub(crate) trees: Vec<Option<Tree>>,
+    /// What each tree maps, by its index.
+    pub(crate) outputs: Vec<Outputs>,
     /// Pages that are part of a tree, by frame number.
-    pub(crate) live: HashMap<u64, TablePage>,
-    /// Pages that were unlinked, by frame number, with the unlinking; kept until that is clean.
-    detached: HashMap<u64, u64>,
+    pub(crate) live: BTreeMap<u64, TablePage>,
+    /// Pages that were unlinked, by frame number; kept until that is clean.
+    pub(crate) detached: BTreeMap<u64, Detached>,
     pub(crate) stale: Vec<Stale>,
     /// Slots with a stale value, and how many.
-    unclean: HashMap<u64, u32>,
+    pub(crate) unclean: HashMap<u64, u32>,
+    /// Descriptors that do not hold what was written there.
+    pub(crate) foreign: HashMap<u64, Foreign>,
+    pub(crate) locks: Locks,
+    /// Descriptors that are marked as being changed, with the CPU that changes them.
+    pub(crate) marked: HashMap<u64, usize>,
+    /// VMIDs that were loaded, with what they were used for.
+    pub(crate) vmids: HashMap<u16, VmidUse>,
     /// Valid descriptors that were written and that no DSB has made visible, with the CPU.
     pub(crate) unpublished: Vec<(usize, PhysAddr)>,
-    /// Pages that were written and not cleaned to the point of coherency.
-    pub(crate) dirty: HashSet<u64>,
+    pub(crate) caches: Caches,
     next_group: u64,
 }
 
@@ -66,14 +97,20 @@ impl State {
             frames: Frames::new(pool),
             violations: Vec::new(),
             history: VecDeque::new(),
+            trace: None,
             cpus: vec![cpu; cpus],
             trees: Vec::new(),
-            live: HashMap::new(),
-            detached: HashMap::new(),
+            outputs: Vec::new(),
+            live: BTreeMap::new(),
+            detached: BTreeMap::new(),
             stale: Vec::new(),
             unclean: HashMap::new(),
+            foreign: HashMap::new(),
+            locks: Locks::default(),
+            marked: HashMap::new(),
+            vmids: HashMap::new(),
             unpublished: Vec::new(),
-            dirty: HashSet::new(),
+            caches: Caches::default(),
             next_group: 0,
         }
     }
@@ -87,6 +124,9 @@ impl State {
     }
 
     pub(crate) fn record(&mut self, cpu: usize, event: Event) {
+        if let Some(trace) = &mut self.trace {
+            trace.event(cpu, &event);
+        }
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }
@@ -97,153 +137,23 @@ impl State {
         self.history.iter().skip(self.history.len().saturating_sub(RECENT)).copied().collect()
     }
 
-    fn violate(&mut self, cpu: usize, message: String) {
+    pub(crate) fn violate(&mut self, cpu: usize, message: String) {
         let history = self.recent();
         self.violations.push(Violation { cpu, message, history });
     }
 
-    pub(crate) fn tree(&self, index: usize) -> &Tree {
-        self.trees[index].as_ref().expect("a page belongs to a tree that is watched")
-    }
-
-    // Trees.
-
-    pub(crate) fn track(&mut self, kind: TreeKind, root: PhysAddr, geometry: Geometry) {
-        assert!(self.trees.iter().flatten().all(|tree| tree.kind != kind), "{kind} has a tree already");
-        let tree = self.trees.len();
-        self.trees.push(Some(Tree { kind, root, geometry }));
-        let level = geometry.start_level();
-        for page in 0..u64::from(geometry.root_tables()) {
-            let address = PhysAddr::new(root.raw() + page * 4096);
-            let offset = page * WORDS as u64 * entry_size(level);
-            self.link(0, address.raw(), TablePage { tree, level, offset });
-        }
-        // What stood in the table before is taken to be visible.
-        self.unpublished.clear();
-    }
-
-    pub(crate) fn forget(&mut self, root: PhysAddr) {
-        let found = self.trees.iter().position(|tree| tree.is_some_and(|tree| tree.root == root));
-        let Some(index) = found else {
-            panic!("no tree at {root} is watched");
-        };
-        let tree = *self.tree(index);
-        let pages: Vec<u64> = self.live.iter().filter(|(_, page)| page.tree == index).map(|(pfn, _)| *pfn).collect();
-        let maps = pages.iter().any(|pfn| self.memory.frame(Pfn::new(*pfn)).iter().any(|value| value & 1 != 0));
-        if maps {
-            self.violate(0, format!("{} is given up while it maps something", tree.kind));
-        }
-        if self.stale.iter().any(|stale| stale.tree == index) {
-            self.violate(0, format!("{} is given up before it is clean", tree.kind));
-        }
-        if let Some(cpu) = self.cpus.iter().position(|cpu| cpu.vttbr & 0xffff_ffff_fffe == root.raw()) {
-            self.violate(cpu, format!("{} is given up while VTTBR_EL2 holds its root", tree.kind));
-        }
-        self.live.retain(|_, page| page.tree != index);
-        self.stale.retain(|stale| stale.tree != index);
-        self.trees[index] = None;
-        self.settle();
-    }
-
-    pub(crate) fn return_root(&mut self, root: PhysRange) {
-        let mut page = root.start;
-        while page < root.end {
-            self.check_untouched(0, page, "returned to the pool");
-            page = PhysAddr::new(page.raw() + 4096);
-        }
-        self.frames.return_root(root);
-    }
-
-    /// Makes the page at `address`, and all beneath it, part of a tree.
-    fn link(&mut self, cpu: usize, address: u64, page: TablePage) {
-        let frame = PhysAddr::new(address);
-        let pfn = Pfn::containing(frame).raw();
-        self.check_untouched(cpu, frame, "made part of a tree");
-        if self.frames.is_free(pfn) {
-            self.violate(cpu, format!("{frame} is made part of a tree, but is free"));
-        }
-        self.live.insert(pfn, page);
-        for (index, value) in self.values(frame) {
-            let offset = page.offset + index * entry_size(page.level);
-            match meaning(value, page.level) {
-                Meaning::Table(next) => {
-                    self.link(cpu, next, TablePage { tree: page.tree, level: page.level + 1, offset });
-                }
-                Meaning::Leaf(output) => self.check_leaf(cpu, frame, page.level, output),
-                Meaning::Reserved => {
-                    self.violate(cpu, format!("{value:#x} in {frame} is reserved at level {}", page.level))
-                }
-                Meaning::Invalid => {}
-            }
-        }
-    }
-
-    /// Makes the page at `address`, and all beneath it, no longer part of a tree: a TLB may still walk it.
-    fn unlink(&mut self, cpu: usize, address: u64, group: u64) {
-        let frame = PhysAddr::new(address);
-        let pfn = Pfn::containing(frame).raw();
-        let Some(page) = self.live.remove(&pfn) else {
-            return;
-        };
-        self.detached.insert(pfn, group);
-        for stale in &mut self.stale {
-            if Pfn::containing(stale.slot).raw() == pfn {
-                stale.group = Some(group);
-            }
-        }
-        for (index, value) in self.values(frame) {
-            let slot = PhysAddr::new(address + index * 8);
-            let offset = page.offset + index * entry_size(page.level);
-            match meaning(value, page.level) {
-                Meaning::Table(next) => {
-                    self.take_away(cpu, page, slot, offset, value, true, Some(group));
-                    self.unlink(cpu, next, group);
-                }
-                Meaning::Leaf(_) => self.take_away(cpu, page, slot, offset, value, false, Some(group)),
-                Meaning::Invalid | Meaning::Reserved => {}
-            }
-        }
-    }
-
-    /// The words of a frame that are not zero.
-    fn values(&mut self, frame: PhysAddr) -> Vec<(u64, u64)> {
-        let words = self.memory.frame(Pfn::containing(frame));
-        (0..).zip(words.iter().copied()).filter(|(_, value)| *value != 0).collect()
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a plain record")]
-    fn take_away(
-        &mut self,
-        cpu: usize,
-        page: TablePage,
-        slot: PhysAddr,
-        offset: u64,
-        value: u64,
-        is_table: bool,
-        group: Option<u64>,
-    ) {
-        let holders = u64::MAX >> (64 - self.cpus.len());
-        let mut stale = Stale::new(page.tree, slot, value, page.level, offset, is_table, cpu, holders);
-        stale.group = group;
-        self.stale.push(stale);
-        *self.unclean.entry(slot.raw()).or_default() += 1;
-    }
-
-    /// Forgets stale values that are clean by now, and unlinked pages that nothing refers to any more.
-    fn settle(&mut self) {
-        self.stale.retain(|stale| !stale.is_clean());
-        self.unclean.clear();
-        for stale in &self.stale {
-            *self.unclean.entry(stale.slot.raw()).or_default() += 1;
-        }
-        let groups: HashSet<u64> = self.stale.iter().filter_map(|stale| stale.group).collect();
-        self.detached.retain(|_, group| groups.contains(group));
-    }
-
-    // Memory.
-
     /// A page that a walker may read is about to be used for something else.
-    fn check_untouched(&mut self, cpu: usize, frame: PhysAddr, what: &str) {
+    pub(crate) fn check_untouched(&mut self, cpu: usize, frame: PhysAddr, what: &str) {
+        self.check_unused(cpu, frame, what);
+        if let Some(holder) = self.holder_of(frame)
+            && !self.live.contains_key(&Pfn::containing(frame).raw())
+        {
+            self.violate(cpu, format!("{frame} is {what}, but VTTBR_EL2 of CPU {holder} holds it as a root"));
+        }
+    }
+
+    /// A page is about to become something else: it must not be a table.
+    pub(crate) fn check_unused(&mut self, cpu: usize, frame: PhysAddr, what: &str) {
         let pfn = Pfn::containing(frame).raw();
         if let Some(page) = self.live.get(&pfn) {
             let kind = self.tree(page.tree).kind;
@@ -274,30 +184,49 @@ impl State {
         let page = pfn.checked_address().expect("a frame number of physical memory");
         self.record(cpu, Event::PageWrite(page));
         self.check_untouched(cpu, page, "overwritten");
-        self.dirty.insert(pfn.raw());
+        if self.live.contains_key(&pfn.raw()) {
+            self.page_lost(pfn);
+        }
+        self.page_written(pfn);
     }
 
-    pub(crate) fn clean_invalidate(&mut self, cpu: usize, range: PhysRange) {
-        self.record(cpu, Event::CleanInvalidate(range));
-        self.dirty.retain(|pfn| {
-            let start = PhysAddr::new(pfn << 12);
-            !PhysRange::from_size(start, 4096).is_some_and(|page| range.contains_range(&page))
-        });
+    /// Writes a word that is data.
+    pub(crate) fn data_write(&mut self, cpu: usize, address: PhysAddr, new: u64) {
+        let old = self.memory.read(address);
+        self.record(cpu, Event::Write { address, old, new });
+        let pfn = Pfn::containing(address);
+        self.check_untouched(cpu, PhysAddr::new(pfn.raw() << 12), "overwritten");
+        if self.live.contains_key(&pfn.raw()) {
+            self.page_lost(pfn);
+        }
+        self.word_written(address);
+        self.memory.write(address, new);
     }
 
-    pub(crate) fn is_dirty(&self, pfn: Pfn) -> bool {
-        self.dirty.contains(&pfn.raw())
+    pub(crate) fn read(&mut self, cpu: usize, slot: PhysAddr) -> u64 {
+        if !self.foreign.is_empty() {
+            self.check_expected(cpu, slot);
+        }
+        self.memory.read(slot)
     }
 
-    pub(crate) fn write(&mut self, cpu: usize, slot: PhysAddr, new: u64) {
+    pub(crate) fn write(&mut self, cpu: usize, slot: PhysAddr, new: u64, store: Store) {
         let old = self.memory.read(slot);
         self.record(cpu, Event::Write { address: slot, old, new });
         let pfn = Pfn::containing(slot);
         if let Some(page) = self.live.get(&pfn.raw()).copied() {
-            self.write_descriptor(cpu, page, slot, old, new);
+            self.check_lock(cpu, page, slot, new, store);
+            let mut expected = old;
+            if !self.foreign.is_empty() {
+                self.check_expected(cpu, slot);
+                expected = self.expected(slot);
+                self.foreign.remove(&slot.raw());
+            }
+            self.write_descriptor(cpu, page, slot, expected, new);
         } else {
-            self.check_untouched(cpu, slot, "written");
+            self.check_unused(cpu, slot, "written");
         }
+        self.word_written(slot);
         self.memory.write(slot, new);
     }
 
@@ -311,22 +240,27 @@ impl State {
         if old == new {
             return;
         }
+        if self.unclean.contains_key(&slot.raw()) {
+            self.stale.iter_mut().filter(|stale| stale.slot == slot).for_each(|stale| stale.overwritten(cpu));
+        }
         let was_valid = before != Meaning::Invalid;
         let is_valid = after != Meaning::Invalid;
-        if (was_valid || is_valid) && !matches!(kind, TreeKind::Stage2 { .. }) {
+        if (was_valid || is_valid) && !kind.is_stage2() {
             self.cpus[cpu].own_regime = Synchronised::Written;
         }
         if after == Meaning::Reserved {
             self.violate(cpu, format!("{new:#x} written to {slot} is reserved at level {level} of {kind}"));
         }
         if is_valid {
-            if !was_valid && self.unclean.contains_key(&slot.raw()) {
-                self.violate(cpu, format!("{slot} is made valid before its old value is flushed ({kind})"));
+            if !was_valid {
+                self.check_flushed(cpu, page.tree, slot, offset, entry_size(level));
             }
             self.unpublished.push((cpu, slot));
         }
+        self.outputs[page.tree].remove(old, level);
+        self.outputs[page.tree].add(new, level);
         if let Meaning::Leaf(output) = after {
-            self.check_leaf(cpu, slot, level, output);
+            self.check_leaf(cpu, page, slot, new, output);
         }
         let replaced = if was_valid && is_valid { conflict(kind, level, old, new) } else { None };
         if let Some(reason) = replaced {
@@ -351,70 +285,36 @@ impl State {
         }
     }
 
-    fn check_leaf(&mut self, cpu: usize, slot: PhysAddr, level: u8, output: u64) {
+    /// A descriptor becomes valid: nothing that decided for the same input may be left in a TLB.
+    fn check_flushed(&mut self, cpu: usize, tree: usize, slot: PhysAddr, offset: u64, size: u64) {
+        let kind = self.tree(tree).kind;
+        if self.unclean.contains_key(&slot.raw()) {
+            self.violate(cpu, format!("{slot} is made valid before its old value is flushed ({kind})"));
+            return;
+        }
+        let overlaps =
+            |stale: &&Stale| stale.tree == tree && stale.offset < offset + size && offset < stale.offset + stale.size;
+        if let Some(stale) = self.stale.iter().find(overlaps) {
+            let beneath = stale.slot;
+            self.violate(
+                cpu,
+                format!("{slot} is made valid before {beneath}, which decided for the same input, is flushed ({kind})"),
+            );
+        }
+    }
+
+    /// A leaf becomes valid.
+    pub(crate) fn check_leaf(&mut self, cpu: usize, page: TablePage, slot: PhysAddr, value: u64, output: u64) {
+        let level = page.level;
+        let Tree { kind, geometry, .. } = *self.tree(page.tree);
         if output & (entry_size(level) - 1) != 0 {
             self.violate(cpu, format!("the leaf at {slot} of level {level} maps to {output:#x}, which is misaligned"));
         }
-    }
-
-    // Barriers and maintenance.
-
-    pub(crate) fn dsb(&mut self, cpu: usize, kind: DsbKind) {
-        self.record(cpu, Event::Dsb(kind));
-        for stale in self.stale.iter_mut().filter(|stale| stale.writer == cpu) {
-            stale.dsb(kind);
+        if output >> geometry.output_bits() != 0 {
+            let bits = geometry.output_bits();
+            self.violate(cpu, format!("{slot} of {kind} maps to {output:#x}, which is beyond {bits} bits"));
         }
-        let reaches_all = matches!(kind, DsbKind::Ish | DsbKind::Ishst | DsbKind::Sy) || self.cpus.len() == 1;
-        if reaches_all {
-            self.unpublished.retain(|(writer, _)| *writer != cpu);
-        }
-        let state = &mut self.cpus[cpu].own_regime;
-        if *state == Synchronised::Written {
-            *state = Synchronised::Complete;
-        }
-        if !self.stale.is_empty() || !self.detached.is_empty() {
-            self.settle();
-        }
-    }
-
-    pub(crate) fn isb(&mut self, cpu: usize) {
-        self.record(cpu, Event::Isb);
-        let state = &mut self.cpus[cpu];
-        state.vttbr_pending = false;
-        if state.own_regime == Synchronised::Complete {
-            state.own_regime = Synchronised::Yes;
-        }
-    }
-
-    pub(crate) fn tlbi(&mut self, cpu: usize, operation: Tlbi) {
-        self.record(cpu, Event::Tlbi(operation));
-        let CpuState { vttbr, vttbr_pending, .. } = self.cpus[cpu];
-        let has_stage2 = self.trees.iter().flatten().any(|tree| matches!(tree.kind, TreeKind::Stage2 { .. }));
-        if vttbr_pending && has_stage2 && depends_on_vttbr(operation) {
-            self.violate(cpu, format!("{operation:?} comes before the ISB that VTTBR_EL2 takes effect at"));
-            return;
-        }
-        let vmid = (vttbr >> 48) as u16;
-        for stale in self.stale.iter_mut().filter(|stale| stale.writer == cpu) {
-            let tree = self.trees[stale.tree].as_ref().expect("a stale value belongs to a tree that is watched");
-            stale.tlbi(tree, operation, vmid);
-        }
-    }
-
-    pub(crate) fn load_vttbr(&mut self, cpu: usize, value: u64) -> u64 {
-        self.record(cpu, Event::LoadVttbr(value));
-        let vmid = (value >> 48) as u16;
-        let root = value & 0xffff_ffff_fffe;
-        for tree in self.trees.clone().iter().flatten() {
-            let TreeKind::Stage2 { vmid: own } = tree.kind else {
-                continue;
-            };
-            if (own == vmid) != (tree.root.raw() == root) {
-                self.violate(cpu, format!("VTTBR_EL2 = {value:#x}, but VMID {own} belongs to the root {}", tree.root));
-            }
-        }
-        let state = &mut self.cpus[cpu];
-        state.vttbr_pending |= state.vttbr != value;
-        std::mem::replace(&mut state.vttbr, value)
+        self.check_reaches_no_table(cpu, kind, slot, output, level);
+        self.check_clean(cpu, page.tree, slot, value, level, output);
     }
 }

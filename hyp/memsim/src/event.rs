@@ -5,6 +5,8 @@ use std::fmt;
 use abi::{PhysAddr, PhysRange};
 use pgtable::{DsbKind, Tlbi};
 
+use crate::locks::{Hold, Lock};
+
 /// One step of one CPU.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -37,6 +39,33 @@ pub enum Event {
     CleanToPou(PhysRange),
     /// The instruction cache was invalidated.
     InvalidateInstructionCache(PhysRange),
+    /// The hardware set the access flag of a descriptor.
+    SetAccessFlag {
+        /// Where.
+        address: PhysAddr,
+        /// The value that was there.
+        old: u64,
+        /// The value that is there now.
+        new: u64,
+    },
+    /// A lock was taken.
+    Acquire {
+        /// Which one.
+        lock: Lock,
+        /// How.
+        hold: Hold,
+    },
+    /// A lock was given up.
+    Release(Lock),
+    /// A word of memory was changed by somebody who is no CPU of the machine.
+    Corrupt {
+        /// Where.
+        address: PhysAddr,
+        /// The value that was there.
+        old: u64,
+        /// The value that is there now.
+        new: u64,
+    },
 }
 
 impl fmt::Display for Event {
@@ -54,6 +83,12 @@ impl fmt::Display for Event {
             Self::CleanInvalidate(range) => write!(f, "dc civac {range}"),
             Self::CleanToPou(range) => write!(f, "dc cvau {range}"),
             Self::InvalidateInstructionCache(range) => write!(f, "ic ivau {range}"),
+            Self::SetAccessFlag { address, old, new } => {
+                write!(f, "access flag of {address}: {old:#018x} -> {new:#018x}")
+            }
+            Self::Acquire { lock, hold } => write!(f, "acquire {lock} ({hold:?})"),
+            Self::Release(lock) => write!(f, "release {lock}"),
+            Self::Corrupt { address, old, new } => write!(f, "foreign write {address}: {old:#018x} -> {new:#018x}"),
         }
     }
 }

@@ -6,19 +6,35 @@
 //! descriptor, barrier and invalidation is checked, and every mistake is kept as a [`Violation`] with the events that
 //! led to it. [`Machine::assert_clean`] fails a test where there was one, or where a translation that was taken away
 //! could still be used.
+//!
+//! Two rules hold for a tree only where they are asked for, since they need to be told of more than tables:
+//! [`Machine::guard_tree`] names the lock that its descriptors are written under, [`Machine::guard_caches`] asks for clean
+//! memory behind every new leaf.
 
+mod access;
+mod caches;
+mod casemate;
 mod checker;
 mod cpu;
 mod event;
+mod foreign;
 mod frames;
+mod linking;
+mod locks;
 mod machine;
+mod maintenance;
 mod memory;
+mod outputs;
 mod questions;
 mod rules;
+mod schedule;
 mod stale;
 mod tree;
 
+pub use access::{Access, Fault};
 pub use cpu::Cpu;
 pub use event::{Event, Violation};
+pub use locks::{Hold, Lock};
 pub use machine::{Machine, Translation};
+pub use schedule::Program;
 pub use tree::TreeKind;

@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::{Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
-use pgtable::{El1Stage1, El2Stage1, Stage2};
+use pgtable::{El1Stage1, El2Stage1, MAIR_VALUE, Stage2};
 
+use crate::casemate::Trace;
 use crate::checker::State;
 use crate::cpu::Cpu;
 use crate::event::{Event, Violation};
-use crate::tree::TreeKind;
+use crate::locks::Lock;
+use crate::tree::{Tree, TreeKind};
 
 /// A translation that a CPU may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +52,7 @@ impl Machine {
     /// Takes `pages` zeroed frames out of the pool, side by side and aligned to their size, for a root. They do not count as
     /// allocated.
     pub fn take_root(&self, pages: u64) -> PhysAddr {
-        self.state().frames.take_root(pages).expect("the pool has no room for a root")
+        self.state().take_root(pages).expect("the pool has no room for a root")
     }
 
     /// Puts a root back into the pool.
@@ -60,23 +62,56 @@ impl Machine {
 
     /// Watches a stage-2 table from now on, with what it holds.
     pub fn track_stage2(&self, table: &Stage2) {
-        self.state().track(TreeKind::Stage2 { vmid: table.vmid() }, table.root(), *table.geometry());
+        let mut state = self.state();
+        state.trace_tree(table.root(), table.geometry(), &[("vtcr_el2", table.vtcr_el2())]);
+        state.track(Tree {
+            forced_write_back: table.config().fwb,
+            hardware_access_flag: table.config().hardware_access_flag,
+            ..Tree::new(TreeKind::Stage2 { vmid: table.vmid() }, table.root(), *table.geometry())
+        });
     }
 
     /// Watches an EL2 stage-1 table from now on, with what it holds.
     pub fn track_el2(&self, table: &El2Stage1) {
-        self.state().track(TreeKind::El2, table.root(), *table.geometry());
+        let registers = [("tcr_el2", table.tcr_el2()), ("mair_el2", MAIR_VALUE), ("ttbr0_el2", table.ttbr0_el2())];
+        let mut state = self.state();
+        state.trace_tree(table.root(), table.geometry(), &registers);
+        state.track(Tree {
+            hardware_access_flag: table.config().hardware_access_flag,
+            ..Tree::new(TreeKind::El2, table.root(), *table.geometry())
+        });
     }
 
     /// Watches an EL1 stage-1 table from now on, with what it holds.
     pub fn track_el1(&self, table: &El1Stage1) {
         let asid = u16::from(table.config().asid);
-        self.state().track(TreeKind::El1 { asid }, table.root(), *table.geometry());
+        self.state().track(Tree {
+            hardware_access_flag: table.config().hardware_access_flag,
+            ..Tree::new(TreeKind::El1 { asid }, table.root(), *table.geometry())
+        });
     }
 
     /// Stops watching the tree at `root`. It is a violation if it still maps anything or is not clean.
     pub fn forget(&self, root: PhysAddr) {
         self.state().forget(root);
+    }
+
+    /// Declares a lock. A CPU may take it only while every lock that it holds has a lower `rank`.
+    pub fn declare_lock(&self, name: &'static str, rank: u32) -> Lock {
+        self.state().locks.declare(name, rank)
+    }
+
+    /// From now on, a descriptor of the tree at `root` is written by plain stores only while the CPU holds `lock`
+    /// exclusively, and by compare-exchange only while it holds it at least shared.
+    pub fn guard_tree(&self, root: PhysAddr, lock: Lock) {
+        self.state().guard_tree(root, lock);
+    }
+
+    /// From now on, memory must be clean before the tree at `root` maps it: to the point of coherency where the leaf may
+    /// bypass the caches, and out of the instruction caches where it is executable. What is written while the tree maps it is
+    /// left to those who run behind the tree.
+    pub fn guard_caches(&self, root: PhysAddr) {
+        self.state().guard_caches(root);
     }
 
     /// Lets `count` more allocations succeed, and none after them.
@@ -111,6 +146,17 @@ impl Machine {
         state.memory.set_bytes(pfn, bytes);
     }
 
+    /// Sets the word at `address`, 8-byte aligned; otherwise as [`write_page`](Self::write_page).
+    pub fn write_word(&self, cpu: usize, address: PhysAddr, value: u64) {
+        self.state().data_write(cpu, address, value);
+    }
+
+    /// Sets the word at `address`, 8-byte aligned, by the hand of nobody: a device's, or a stray pointer's. If it is a
+    /// descriptor, the next CPU that reads or writes it is told that memory is not what it was left as.
+    pub fn corrupt(&self, address: PhysAddr, value: u64) {
+        self.state().corrupt(address, value);
+    }
+
     /// Sets all bytes of a page to zero; otherwise as [`write_page`](Self::write_page).
     pub fn zero_page(&self, cpu: usize, pfn: Pfn) {
         let mut state = self.state();
@@ -123,10 +169,16 @@ impl Machine {
         self.write_page(cpu, pfn, &[byte; PAGE_SIZE as usize]);
     }
 
-    /// True where a page was written since it was last cleaned to the point of coherency: an observer that bypasses
-    /// the caches may see what was there before.
+    /// True where some line of a page was written since it was last cleaned to the point of coherency: an observer that
+    /// bypasses the caches may see what was there before.
     pub fn is_dirty(&self, pfn: Pfn) -> bool {
         self.state().is_dirty(pfn)
+    }
+
+    /// True where some line of a page was written and the instruction cache was not invalidated after the line was cleaned
+    /// to the point of unification: an instruction fetch may see what was there before.
+    pub fn may_fetch_stale(&self, pfn: Pfn) -> bool {
+        self.state().may_fetch_stale(pfn)
     }
 
     /// The word at `address`, 8-byte aligned.
@@ -160,6 +212,26 @@ impl Machine {
     /// All events so far, the oldest left out where there are very many, with the CPU of each.
     pub fn events(&self) -> Vec<(usize, Event)> {
         self.state().history.iter().copied().collect()
+    }
+
+    /// Keeps all events from now on for [`casemate_trace`](Self::casemate_trace).
+    ///
+    /// # Panics
+    /// Where something has happened on the machine already.
+    pub fn start_trace(&self) {
+        let mut state = self.state();
+        assert!(state.history.is_empty(), "a trace begins with the machine");
+        state.trace = Some(Trace::default());
+    }
+
+    /// What has happened since [`start_trace`](Self::start_trace), as a trace that the checker *casemate* (version 3) can run:
+    /// one s-expression a line. Its check of locks is for trees whose lock is always held exclusively, by
+    /// [`guard_tree`](Self::guard_tree); where that is not so, it must be off.
+    ///
+    /// # Panics
+    /// Where no trace was started.
+    pub fn casemate_trace(&self) -> String {
+        self.state().trace.as_ref().expect("a trace was started").text().to_owned()
     }
 
     /// What is unfinished now: translations that were taken away and may still be used, writes and register changes

@@ -1,6 +1,6 @@
 //! What may be asked of the machine at any time: the translations that a CPU may use, and what is left to be done.
 
-use abi::{Pfn, PhysAddr};
+use abi::PhysAddr;
 use pgtable::geometry::entry_size;
 
 use crate::checker::{State, Synchronised};
@@ -50,23 +50,6 @@ impl State {
         translations
     }
 
-    pub(crate) fn stage2_of(&self, page: PhysAddr) -> Vec<TreeKind> {
-        let maps = |value: u64, level: u8| match meaning(value, level) {
-            Meaning::Leaf(output) => output <= page.raw() && page.raw() - output < entry_size(level),
-            Meaning::Invalid | Meaning::Table(_) | Meaning::Reserved => false,
-        };
-        let current = self.live.iter().filter_map(|(pfn, table)| {
-            let words = self.memory.words(Pfn::new(*pfn))?;
-            words.iter().any(|value| maps(*value, table.level)).then_some(table.tree)
-        });
-        let old = self.stale.iter().filter(|stale| maps(stale.value, stale.level)).map(|stale| stale.tree);
-        let mut trees: Vec<usize> = current.chain(old).collect();
-        trees.sort_unstable();
-        trees.dedup();
-        let kinds = trees.into_iter().map(|tree| self.tree(tree).kind);
-        kinds.filter(|kind| matches!(kind, TreeKind::Stage2 { .. })).collect()
-    }
-
     pub(crate) fn unfinished(&self) -> Vec<String> {
         let stale = self.stale.iter().map(|stale| {
             let tree = self.tree(stale.tree);
@@ -88,6 +71,10 @@ impl State {
                 .then(|| format!("CPU {cpu}: a descriptor of its own regime is written, but no DSB and ISB followed"));
             vttbr.into_iter().chain(own)
         });
-        stale.chain(unpublished).chain(cpus).collect()
+        let locks = self.locks.all_held().map(|(cpu, lock)| format!("CPU {cpu}: {lock} is still held"));
+        let foreign = self.unnoticed().map(|(slot, expected)| {
+            format!("{slot} does not hold {expected:#x}, which was written there: another wrote to it")
+        });
+        stale.chain(unpublished).chain(cpus).chain(locks).chain(foreign).collect()
     }
 }

@@ -1,10 +1,13 @@
 //! What the architecture says about a descriptor and its replacement, read off the bits alone and independent of the
 //! code under test (Arm ARM D8.3 and D8.16.1).
 
-use crate::tree::TreeKind;
+use crate::tree::{Tree, TreeKind};
 
 /// Output or next-table address, bits 47:12.
 pub(crate) const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// AF, the access flag.
+pub(crate) const ACCESS_FLAG: u64 = 1 << 10;
 
 /// The meaning of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,23 +58,68 @@ pub(crate) fn conflict(kind: TreeKind, level: u8, old: u64, new: u64) -> Option<
     }
 }
 
-/// The rights of a leaf, as a set of bits: write, read, EL1 execute, EL0 execute, EL0 access.
-fn rights(kind: TreeKind, value: u64) -> u8 {
-    let bit = |position: u32| value >> position & 1 != 0;
-    let flags = match kind {
-        TreeKind::Stage2 { .. } => {
-            let execute = value >> 53 & 0b11;
-            [bit(7), bit(6), matches!(execute, 0b00 | 0b11), matches!(execute, 0b00 | 0b01), false]
-        }
-        TreeKind::El2 => [!bit(7), true, !bit(54), false, false],
-        TreeKind::El1 { .. } => [!bit(7), true, !bit(53), !bit(54), bit(6)],
-    };
-    flags.into_iter().fold(0, |set, flag| set << 1 | u8::from(flag))
+/// What a leaf may allow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Right {
+    Write,
+    Read,
+    /// By EL1, or EL2 in its own regime.
+    Execute,
+    ExecuteAtEl0,
+    AccessAtEl0,
 }
 
-/// True where `old` allows something that `new` does not.
+const RIGHTS: [Right; 5] = [Right::Write, Right::Read, Right::Execute, Right::ExecuteAtEl0, Right::AccessAtEl0];
+
+/// True where a leaf allows this.
+pub(crate) fn allows(kind: TreeKind, value: u64, right: Right) -> bool {
+    let bit = |position: u32| value >> position & 1 != 0;
+    match kind {
+        TreeKind::Stage2 { .. } => match right {
+            Right::Write => bit(7),
+            Right::Read => bit(6),
+            Right::Execute => matches!(value >> 53 & 0b11, 0b00 | 0b11),
+            Right::ExecuteAtEl0 => matches!(value >> 53 & 0b11, 0b00 | 0b01),
+            Right::AccessAtEl0 => false,
+        },
+        TreeKind::El2 => match right {
+            Right::Write => !bit(7),
+            Right::Read => true,
+            Right::Execute => !bit(54),
+            Right::ExecuteAtEl0 | Right::AccessAtEl0 => false,
+        },
+        TreeKind::El1 { .. } => match right {
+            Right::Write => !bit(7),
+            Right::Read => true,
+            // What EL0 may write is never executable at EL1.
+            Right::Execute => !bit(53) && (bit(7) || !bit(6)),
+            Right::ExecuteAtEl0 => !bit(54),
+            Right::AccessAtEl0 => bit(6),
+        },
+    }
+}
+
+/// True where `old` allows something that `new` does not: also where the access flag goes, since the next access is to be
+/// noticed then.
 pub(crate) fn takes_rights(kind: TreeKind, old: u64, new: u64) -> bool {
-    rights(kind, old) & !rights(kind, new) != 0
+    let must_fault = old & !new & ACCESS_FLAG != 0;
+    must_fault || RIGHTS.into_iter().any(|right| allows(kind, old, right) && !allows(kind, new, right))
+}
+
+/// True where somebody may fetch instructions through a leaf.
+pub(crate) fn is_executable(kind: TreeKind, value: u64) -> bool {
+    allows(kind, value, Right::Execute) || allows(kind, value, Right::ExecuteAtEl0)
+}
+
+/// True where an access through a leaf may go to memory past the caches: any type but write-back, and at stage 2 any that
+/// leaves the choice to stage 1.
+pub(crate) fn may_bypass_caches(tree: &Tree, value: u64) -> bool {
+    let field = value >> 2;
+    match tree.kind {
+        TreeKind::Stage2 { .. } => !tree.forced_write_back || field & 0b1111 != 0b0110,
+        // Index 0 of MAIR_ELx is the only write-back type of pgtable's.
+        TreeKind::El2 | TreeKind::El1 { .. } => field & 0b111 != 0,
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! The rules are those of the Arm ARM on TLB maintenance and break-before-make (D8.16, D8.17): the write must be ordered
 //! before the invalidation by a DSB, the invalidation is complete at a later DSB, and entries that combine both stages go
-//! only after the stage-2 entries that they could be refilled from. Only what the CPU does that made the write counts.
+//! only after the stage-2 entries that they could be refilled from. Only what a CPU does counts that has written the
+//! descriptor, after it has.
 
 use abi::PhysAddr;
 use pgtable::{DsbKind, Tlbi};
@@ -43,8 +44,22 @@ enum Effect {
     Everything,
 }
 
-/// One descriptor's value that a TLB may still use.
+/// How far one CPU has got.
 #[derive(Clone, Copy, Debug)]
+struct Sequence {
+    cpu: usize,
+    shared: Progress,
+    local: Progress,
+}
+
+impl Sequence {
+    fn new(cpu: usize) -> Self {
+        Self { cpu, shared: Progress::Written, local: Progress::Written }
+    }
+}
+
+/// One descriptor's value that a TLB may still use.
+#[derive(Clone, Debug)]
 pub(crate) struct Stale {
     /// Index of the tree that it was part of.
     pub(crate) tree: usize,
@@ -60,14 +75,14 @@ pub(crate) struct Stale {
     pub(crate) size: u64,
     /// True for a table descriptor.
     pub(crate) is_table: bool,
-    /// The CPU that took it away.
-    pub(crate) writer: usize,
     /// The unlinking of a table that it belongs to.
     pub(crate) group: Option<u64>,
     /// CPUs that may still hold it, one bit each.
     pub(crate) holders: u64,
-    shared: Progress,
-    local: Progress,
+    /// That of the CPU that took it away.
+    sequence: Sequence,
+    /// Those of CPUs that have written the descriptor since.
+    others: Vec<Sequence>,
 }
 
 impl Stale {
@@ -92,12 +107,28 @@ impl Stale {
             offset,
             size,
             is_table,
-            writer,
             group: None,
             holders,
-            shared: Progress::Written,
-            local: Progress::Written,
+            sequence: Sequence::new(writer),
+            others: Vec::new(),
         }
+    }
+
+    /// The descriptor is written again, by `cpu`. Whoever sees that write no longer sees the value, and it is `cpu` that can
+    /// see to it that all do: its maintenance is enough from now on, too.
+    pub(crate) fn overwritten(&mut self, cpu: usize) {
+        self.others.retain(|sequence| sequence.cpu != cpu);
+        if self.sequence.cpu != cpu {
+            self.others.push(Sequence::new(cpu));
+        }
+    }
+
+    /// The sequence of `cpu`, if its maintenance counts.
+    fn sequence_of(&mut self, cpu: usize) -> Option<&mut Sequence> {
+        if self.sequence.cpu == cpu {
+            return Some(&mut self.sequence);
+        }
+        self.others.iter_mut().find(|sequence| sequence.cpu == cpu)
     }
 
     /// True where no CPU can use the value any more.
@@ -105,8 +136,11 @@ impl Stale {
         self.holders == 0
     }
 
-    /// The writer executed a DSB.
-    pub(crate) fn dsb(&mut self, kind: DsbKind) {
+    /// `cpu` executed a DSB.
+    pub(crate) fn dsb(&mut self, cpu: usize, kind: DsbKind) {
+        let Some(sequence) = self.sequence_of(cpu) else {
+            return;
+        };
         let (shared, waits) = match kind {
             DsbKind::Ish | DsbKind::Sy => (true, true),
             DsbKind::Ishst => (true, false),
@@ -119,21 +153,26 @@ impl Stale {
             Progress::Issued if waits => *progress = Progress::Clean,
             _ => {}
         };
-        step(&mut self.local);
+        step(&mut sequence.local);
         if shared {
-            step(&mut self.shared);
+            step(&mut sequence.shared);
         }
-        if self.local == Progress::Clean {
-            self.holders &= !(1 << self.writer);
+        let Sequence { shared, local, .. } = *sequence;
+        if local == Progress::Clean {
+            self.holders &= !(1 << cpu);
         }
-        if self.shared == Progress::Clean {
+        if shared == Progress::Clean {
             self.holders = 0;
         }
     }
 
-    /// The writer executed a TLB invalidate instruction while VTTBR_EL2 held `vmid`.
-    pub(crate) fn tlbi(&mut self, tree: &Tree, operation: Tlbi, vmid: u16) {
-        let Some((effect, reach)) = self.effect(tree, operation, vmid) else {
+    /// `cpu` executed a TLB invalidate instruction while its VTTBR_EL2 held `vmid`.
+    pub(crate) fn tlbi(&mut self, cpu: usize, tree: &Tree, operation: Tlbi, vmid: u16) {
+        if self.sequence_of(cpu).is_none() {
+            return;
+        }
+        let effect = self.effect(tree, operation, vmid);
+        let (Some((effect, reach)), Some(sequence)) = (effect, self.sequence_of(cpu)) else {
             return;
         };
         let step = |progress: &mut Progress| {
@@ -146,9 +185,9 @@ impl Stale {
                 (_, unchanged) => unchanged,
             };
         };
-        step(&mut self.local);
+        step(&mut sequence.local);
         if reach == Reach::Shared {
-            step(&mut self.shared);
+            step(&mut sequence.shared);
         }
     }
 
@@ -163,7 +202,8 @@ impl Stale {
             reaches && hinted
         };
         let by_address = |address: u64, level: Option<u8>| by_range(address & !0xfff, 1, level);
-        let is_global = self.is_table || self.value & 1 << 11 == 0;
+        // What is not of the last level of a walk is always an ASID's own.
+        let is_global = !self.is_table && self.value & 1 << 11 == 0;
         let of_asid = |asid: u16| matches!(tree.kind, TreeKind::El1 { asid: own } if own == asid || is_global);
         let is_stage2 = matches!(tree.kind, TreeKind::Stage2 { .. });
         let is_own_vmid = matches!(tree.kind, TreeKind::Stage2 { vmid: own } if own == vmid);

@@ -5,6 +5,8 @@ use std::fmt;
 use abi::PhysAddr;
 use pgtable::Geometry;
 
+use crate::locks::Lock;
+
 /// Whose translations a tree holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum TreeKind {
@@ -20,6 +22,17 @@ pub enum TreeKind {
         /// The ASID.
         asid: u16,
     },
+}
+
+impl TreeKind {
+    pub(crate) const fn is_stage2(self) -> bool {
+        matches!(self, Self::Stage2 { .. })
+    }
+
+    /// True where no software below the hypervisor may reach the tables. Those of EL1 are its own.
+    pub(crate) const fn is_hypervisors(self) -> bool {
+        matches!(self, Self::Stage2 { .. } | Self::El2)
+    }
 }
 
 impl fmt::Display for TreeKind {
@@ -38,6 +51,28 @@ pub(crate) struct Tree {
     pub(crate) kind: TreeKind,
     pub(crate) root: PhysAddr,
     pub(crate) geometry: Geometry,
+    /// Stage 2: FEAT_S2FWB is in use, which gives MemAttr its other meaning.
+    pub(crate) forced_write_back: bool,
+    /// The hardware sets the access flag.
+    pub(crate) hardware_access_flag: bool,
+    /// The lock that descriptors are written under, where one was declared.
+    pub(crate) lock: Option<Lock>,
+    /// Memory must be clean before it is mapped.
+    pub(crate) guards_caches: bool,
+}
+
+impl Tree {
+    pub(crate) const fn new(kind: TreeKind, root: PhysAddr, geometry: Geometry) -> Self {
+        Self {
+            kind,
+            root,
+            geometry,
+            forced_write_back: false,
+            hardware_access_flag: false,
+            lock: None,
+            guards_caches: false,
+        }
+    }
 }
 
 /// Where a table page stands in a tree.

@@ -36,8 +36,17 @@ pub(crate) enum Action {
     },
     /// Make invalid, with this value of the descriptors: 0 or an annotation.
     Invalidate(u64),
-    /// Change the attribute bits of what is mapped.
+    /// Change the attribute bits of what is mapped, which is all of the range.
     Protect(u64),
+    /// Take the write right from what is mapped: keep these bits of a leaf, and set those.
+    WriteProtect {
+        /// Bits that stay.
+        keep: u64,
+        /// Bits that are set.
+        set: u64,
+    },
+    /// Have no leaves above this level.
+    Split(u8),
 }
 
 impl Action {
@@ -55,7 +64,15 @@ impl Action {
             }
             Self::Invalidate(value) => Some(value),
             Self::Protect(attributes) => Some(leaf(address(old).raw(), attributes, level)),
+            Self::WriteProtect { keep, set } => Some(old & keep | set),
+            Self::Split(deepest) => (level >= deepest).then_some(old),
         }
+    }
+
+    /// True where no leaf beneath a table's descriptor of `level` can need the change.
+    #[inline]
+    pub(crate) const fn ends_above(&self, level: u8) -> bool {
+        matches!(*self, Self::Split(deepest) if level + 1 >= deepest)
     }
 
     /// True where the part of `entry` in the walk's range is as it should be without any change.
@@ -70,6 +87,11 @@ impl Action {
             }
             Self::Invalidate(value) => entry.raw == value,
             Self::Protect(attributes) => is_leaf && entry.raw & bits::ATTRIBUTES == attributes,
+            Self::WriteProtect { keep, set } if is_leaf => entry.raw & keep | set == entry.raw,
+            Self::Split(deepest) if is_leaf => entry.level >= deepest,
+            Self::WriteProtect { .. } | Self::Split(_) => {
+                matches!(kind(entry.raw, entry.level), Kind::Vacant | Kind::Annotated)
+            }
         }
     }
 
@@ -77,7 +99,7 @@ impl Action {
     #[inline]
     pub(crate) fn permit(&self, entry: &Entry) -> Result<(), TableError> {
         match (*self, kind(entry.raw, entry.level)) {
-            (_, Kind::Unlinked | Kind::Reserved) => Err(TableError::Corrupt),
+            (_, Kind::Unlinked | Kind::Locked | Kind::Reserved) => Err(TableError::Corrupt),
             (Self::Map { replace_mappings: false, .. }, Kind::Leaf) => Err(TableError::Exists),
             (Self::Map { replace_annotations: false, .. }, Kind::Annotated) => Err(TableError::Annotated),
             (Self::Protect(_), Kind::Vacant | Kind::Annotated) => Err(TableError::NotMapped),
@@ -87,7 +109,7 @@ impl Action {
 
     /// Tables that it takes to change the offsets from `start` to `end` beneath a descriptor of the level above
     /// `level`, with no table there yet.
-    fn tables(&self, level: u8, start: u64, end: u64) -> u64 {
+    pub(crate) fn tables(&self, level: u8, start: u64, end: u64) -> u64 {
         if level >= LAST_LEVEL {
             return 1;
         }
@@ -100,12 +122,13 @@ impl Action {
             if entry_end - next != size {
                 count += self.tables(level + 1, next, entry_end);
                 next = entry_end;
-            } else if self.target(next, level, 0).is_some() {
-                // Either all of a level have a target, or none.
-                next = end & !(size - 1);
             } else {
-                count += self.tables(level + 1, next, entry_end);
-                next = entry_end;
+                // Either all of a level have a target, or none, which takes the same of each.
+                let whole_end = end & !(size - 1);
+                if self.target(next, level, 0).is_none() {
+                    count += (whole_end - next) / size * self.tables(level + 1, next, entry_end);
+                }
+                next = whole_end;
             }
         }
         count
@@ -136,7 +159,7 @@ impl<F: TableFrames + ?Sized> Visitor for Plan<'_, F> {
     fn table_before(&mut self, entry: &Entry) -> Result<Step, TableError> {
         // A table that goes as a whole needs no look at what it holds.
         let goes = matches!(self.action, Action::Invalidate(_)) && entry.is_covered();
-        Ok(if goes { Step::Skip } else { Step::Descend })
+        Ok(if goes || self.action.ends_above(entry.level) { Step::Skip } else { Step::Descend })
     }
 
     fn leaf(&mut self, entry: &Entry) -> Result<Step, TableError> {
@@ -157,6 +180,8 @@ impl<F: TableFrames + ?Sized> Visitor for Plan<'_, F> {
             Action::Map { .. } => level == LAST_LEVEL && raw == 0,
             Action::Invalidate(_) => raw == 0 || is_leaf(raw, level),
             Action::Protect(_) => is_leaf(raw, level),
+            Action::WriteProtect { .. } => raw == 0 || is_leaf(raw, level),
+            Action::Split(deepest) => raw == 0 || level >= deepest && is_leaf(raw, level),
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum Descriptor<A> {
         /// What software keeps here, if anything.
         annotation: Option<Annotation>,
     },
+    /// Faults when walked, until the CPU that is replacing the descriptor has written the new one.
+    Locked,
     /// Refers to a table of the next level.
     Table {
         /// The table's address.
@@ -160,9 +162,15 @@ pub(crate) enum Kind {
     Unlinked,
     Table,
     Leaf,
+    /// Being replaced by one CPU while others may walk the table: [`LOCKED`].
+    Locked,
     /// An encoding that the architecture reserves.
     Reserved,
 }
+
+/// An invalid descriptor that only the CPU that wrote it may replace: the break of a break-before-make while other CPUs
+/// change the same table. An unlinked table's has bit 2, below any address, clear.
+pub(crate) const LOCKED: u64 = bits::TABLE_OR_PAGE | 1 << 2;
 
 /// What `raw` is at `level`.
 pub(crate) const fn kind(raw: u64, level: u8) -> Kind {
@@ -171,6 +179,8 @@ pub(crate) const fn kind(raw: u64, level: u8) -> Kind {
             Kind::Vacant
         } else if raw & bits::TABLE_OR_PAGE == 0 {
             Kind::Annotated
+        } else if raw == LOCKED {
+            Kind::Locked
         } else {
             Kind::Unlinked
         }
@@ -217,12 +227,15 @@ pub(crate) const fn leaf(output: u64, attributes: u64, level: u8) -> u64 {
 
 impl<A> Descriptor<A> {
     /// Decodes `raw` as found at `level`, with `decode` for the attributes; `None` for an encoding that the
-    /// architecture reserves or that this crate keeps no longer than an operation.
+    /// architecture reserves, such as a block whose address is misaligned, or that this crate keeps no longer than an
+    /// operation.
     pub(crate) fn decode(raw: u64, level: u8, decode: impl FnOnce(u64) -> Option<A>) -> Option<Self> {
         Some(match kind(raw, level) {
             Kind::Vacant => Self::Invalid { annotation: None },
             Kind::Annotated => Self::Invalid { annotation: Annotation::new(raw >> Annotation::SHIFT) },
+            Kind::Locked => Self::Locked,
             Kind::Table => Self::Table { next: address(raw) },
+            Kind::Leaf if !address(raw).is_aligned(entry_size(level)) => return None,
             Kind::Leaf if level == LAST_LEVEL => Self::Page { output: address(raw), attributes: decode(raw)? },
             Kind::Leaf => Self::Block { output: address(raw), attributes: decode(raw)? },
             Kind::Unlinked | Kind::Reserved => return None,
@@ -232,7 +245,10 @@ impl<A> Descriptor<A> {
 
 #[cfg(test)]
 mod tests {
+    use abi::Ipa;
+
     use super::*;
+    use crate::stage2::{Stage2, Stage2Attributes, Stage2Config, Stage2Regime};
 
     fn decode(raw: u64, level: u8) -> Option<Descriptor<u64>> {
         Descriptor::decode(raw, level, |bits| Some(bits & bits::ATTRIBUTES))
@@ -247,9 +263,17 @@ mod tests {
         assert_eq!(decode(0x4000_0403, 3), Some(Descriptor::Page { output, attributes: 0x400 }));
         assert_eq!(decode(0x4000_0401, 1), Some(Descriptor::Block { output, attributes: 0x400 }));
         assert_eq!(decode(0x4000_0401, 2), Some(Descriptor::Block { output, attributes: 0x400 }));
+        for (misaligned, level) in [(0x4000_0401 | 1 << 20, 2), (0x4000_0401 | 1 << 29, 1), (0x4000_0401 | 1 << 12, 1)]
+        {
+            assert_eq!(decode(misaligned, level), None);
+        }
         assert_eq!(decode(0x4000_0401, 0), None);
         assert_eq!(decode(0x4000_0401, 3), None);
         assert_eq!(decode(0x4000_0002, 2), None);
+        for level in 0..=3 {
+            assert_eq!(decode(LOCKED, level), Some(Descriptor::Locked));
+            assert_eq!(decode(LOCKED | 1 << 12, level), None);
+        }
     }
 
     #[test]
@@ -273,5 +297,54 @@ mod tests {
         assert_eq!(leaf(0x8000_0fff, 0x400, 3), 0x8000_0403);
         assert_eq!(leaf(0x8000_0000, 0x403, 2), 0x8000_0401);
         assert_eq!(unlinked(table(PhysAddr::new(0x9000))), 0x9002);
+    }
+
+    /// The leaf of `level` at 1 GiB that `raw` is.
+    fn leaf_of(raw: u64, level: u8) -> Leaf<Stage2Regime> {
+        let table = Stage2::new(PhysAddr::new(0), Stage2Config::new(39, 48), 1).unwrap();
+        Leaf::decode(table.regime(), raw, level, 1 << 30).unwrap()
+    }
+
+    #[test]
+    fn a_leaf_translates_what_it_decides_for_and_nothing_else() {
+        for (level, size) in [(1, 1 << 30), (2, 2 << 20), (3, 4 << 10)] {
+            let leaf = leaf_of(leaf(0x8000_0000, 0x7fc, level), level);
+            let output_of = |offset: u64| leaf.output_of(Ipa::new(0x4000_0000u64.wrapping_add(offset)));
+            assert_eq!(leaf.size, size);
+            assert_eq!(output_of(0), Some(PhysAddr::new(0x8000_0000)));
+            assert_eq!(output_of(5), Some(PhysAddr::new(0x8000_0005)));
+            assert_eq!(output_of(size - 1), Some(PhysAddr::new(0x8000_0000 + size - 1)));
+            assert_eq!(output_of(size), None);
+            assert_eq!(output_of(size + 1), None);
+            assert_eq!(output_of(u64::MAX), None);
+            assert_eq!(leaf_of(0, level).output_of(leaf.base), None);
+        }
+    }
+
+    #[test]
+    fn a_leaf_is_a_mapping_or_noted_or_vacant() {
+        let annotation = Annotation::new(7).unwrap();
+        let mapped = leaf_of(leaf(0x8000_0000, 0x7fc, 3), 3);
+        assert_eq!((mapped.is_valid(), mapped.is_vacant(), mapped.annotation()), (true, false, None));
+        assert_eq!(mapped.mapping(), Some((PhysAddr::new(0x8000_0000), Stage2Attributes::memory())));
+        let noted = leaf_of(annotation.encode(), 3);
+        assert_eq!((noted.is_valid(), noted.is_vacant(), noted.annotation()), (false, false, Some(annotation)));
+        let vacant = leaf_of(0, 3);
+        assert_eq!((vacant.is_valid(), vacant.is_vacant(), vacant.annotation()), (false, true, None));
+        assert_eq!((noted.mapping(), vacant.mapping()), (None, None));
+    }
+
+    #[test]
+    fn leaves_are_equal_where_all_is() {
+        let leaf = leaf_of(0, 3);
+        assert_eq!(leaf, leaf_of(0, 3));
+        for other in [
+            Leaf { descriptor: Descriptor::Invalid { annotation: Annotation::new(1) }, ..leaf },
+            Leaf { level: 2, ..leaf },
+            Leaf { base: Ipa::new(0), ..leaf },
+            Leaf { size: 2 << 20, ..leaf },
+        ] {
+            assert_ne!(leaf, other);
+        }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Output addresses are what EL1 takes for physical addresses.
 
+use core::fmt;
+
 use abi::{PhysAddr, VirtAddr};
 
 use crate::bits::{self, AF, AP_1, AP_2, DBM, NG, PXN, UXN};
@@ -9,7 +11,7 @@ use crate::environment::{DsbKind, Maintenance};
 use crate::error::TableError;
 use crate::geometry::{Geometry, LAST_LEVEL};
 use crate::memory_type::{MemoryType, Shareability};
-use crate::regime::{Regime, Scope, TlbiFeatures, by_address};
+use crate::regime::{Regime, Scope, TlbiFeatures, by_address, write_software};
 use crate::table::PageTable;
 use crate::tlbi::Tlbi;
 
@@ -36,6 +38,9 @@ pub struct El1Config {
     pub half: VirtualHalf,
     /// Address space identifier; 8 bits, since every CPU has those.
     pub asid: u8,
+    /// The hardware sets AF on the first access (TCR_EL1.HA = 1; takes FEAT_HAFDBS), where it would fault otherwise. The
+    /// tables of both halves that are used together agree on it.
+    pub hardware_access_flag: bool,
     /// TLB features.
     pub tlbi: TlbiFeatures,
 }
@@ -60,17 +65,29 @@ impl El1Config {
 /// larger of the two.
 ///
 /// # Errors
-/// [`TableError::BadConfiguration`] where a size is out of range or a configuration is given for the other half.
+/// [`TableError::BadConfiguration`] where a size is out of range, a configuration is given for the other half, or the two
+/// do not agree on the hardware's update of the access flag, which is one for both.
 pub fn tcr_el1(lower: Option<&El1Config>, upper: Option<&El1Config>) -> Result<u64, TableError> {
     const EPD0: u64 = 1 << 7;
     const EPD1: u64 = 1 << 23;
     const TG1_4K: u64 = 2 << 30;
     const IPS_SHIFT: u32 = 32;
     const UPPER_SHIFT: u32 = 16;
+    const HA: u64 = 1 << 39;
     // IRGN and ORGN write-back with allocation, SH inner; the same layout 16 bits higher for TTBR1_EL1.
     const WALK: u64 = 1 << 8 | 1 << 10 | 3 << 12;
     let mut value = TG1_4K;
     let mut output_size = 0;
+    let hardware_access_flag = match (lower, upper) {
+        (Some(lower), Some(upper)) if lower.hardware_access_flag != upper.hardware_access_flag => {
+            return Err(TableError::BadConfiguration);
+        }
+        (Some(config), _) | (None, Some(config)) => config.hardware_access_flag,
+        (None, None) => false,
+    };
+    if hardware_access_flag {
+        value |= HA;
+    }
     match lower {
         Some(config) if config.half == VirtualHalf::Lower => {
             let geometry = config.geometry()?;
@@ -147,6 +164,23 @@ impl El1Attributes {
     }
 }
 
+impl fmt::Display for El1Attributes {
+    /// The fields by their names, software bits only where there are any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { memory, shareability, .. } = self;
+        let access = match (self.write, self.user) {
+            (true, false) => "RW",
+            (true, true) => "RW,EL0",
+            (false, false) => "RO",
+            (false, true) => "RO,EL0",
+        };
+        let [pxn, uxn, ng, af] =
+            [!self.privileged_execute, !self.user_execute, !self.global, self.access_flag].map(u8::from);
+        write!(f, "AttrIndx={memory:?} SH={shareability:?} AP={access} PXN={pxn} UXN={uxn} nG={ng} AF={af}")?;
+        write_software(f, self.software)
+    }
+}
+
 /// The EL1&0 stage-1 regime of one ASID.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct El1Regime {
@@ -194,6 +228,10 @@ impl Regime for El1Regime {
 
     fn live_bits(&self) -> u64 {
         AP_1 | AP_2 | AF | DBM | PXN | UXN | bits::SOFTWARE_MASK << bits::SOFTWARE_SHIFT
+    }
+
+    fn write_protection(&self) -> (u64, u64) {
+        (DBM, AP_2)
     }
 
     fn is_executable(&self, descriptor: u64) -> bool {
@@ -262,9 +300,11 @@ impl El1Stage1 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::regime::Change;
 
     fn config(half: VirtualHalf, va_bits: u32) -> El1Config {
-        El1Config { va_bits, pa_bits: 48, half, asid: 0x12, tlbi: TlbiFeatures::default() }
+        let tlbi = TlbiFeatures::default();
+        El1Config { va_bits, pa_bits: 48, half, asid: 0x12, hardware_access_flag: false, tlbi }
     }
 
     fn regime() -> El1Regime {
@@ -280,6 +320,11 @@ mod tests {
         assert_eq!(tcr_el1(Some(&lower), Some(&upper)), Ok(0x5_b519_3510));
         assert_eq!(tcr_el1(Some(&lower), None), Ok(0x5_8080_3510));
         assert_eq!(tcr_el1(None, Some(&upper)), Ok(0x5_b519_0080));
+        let with_flag = |config| El1Config { hardware_access_flag: true, ..config };
+        assert_eq!(tcr_el1(Some(&with_flag(lower)), None), Ok(0x85_8080_3510), "HA 1 << 39");
+        assert_eq!(tcr_el1(None, Some(&with_flag(upper))), Ok(0x85_b519_0080));
+        assert_eq!(tcr_el1(Some(&with_flag(lower)), Some(&with_flag(upper))), Ok(0x85_b519_3510));
+        assert_eq!(tcr_el1(Some(&lower), Some(&with_flag(upper))), Err(TableError::BadConfiguration));
         assert_eq!(tcr_el1(Some(&upper), None), Err(TableError::BadConfiguration));
         assert_eq!(tcr_el1(None, Some(&lower)), Err(TableError::BadConfiguration));
         assert_eq!(tcr_el1(Some(&config(VirtualHalf::Lower, 70)), None), Err(TableError::BadConfiguration));
@@ -301,6 +346,18 @@ mod tests {
         assert_eq!(regime.encode(El1Attributes::device()), Ok(0x0060_0000_0000_0404));
         let user = El1Attributes { user: true, global: false, user_execute: true, ..El1Attributes::data() };
         assert_eq!(regime.encode(user), Ok(0x0020_0000_0000_0f40));
+    }
+
+    #[test]
+    fn only_permissions_flags_and_software_bits_change_in_place() {
+        let regime = regime();
+        let old = crate::descriptor::leaf(0x4000_0000, regime.encode(El1Attributes::data()).unwrap(), 3);
+        for bit in 0..64 {
+            let in_place = [6, 7, 10, 51, 53, 54, 55, 56, 57, 58].contains(&bit);
+            let expected = if in_place { Change::InPlace } else { Change::BreakBeforeMake };
+            assert_eq!(regime.change(old, old ^ 1 << bit), expected, "bit {bit}");
+        }
+        assert_eq!(regime.change(old, old), Change::None);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Stage 1 of EL2: the hypervisor's own addresses (Arm ARM D8.3.1; HCR_EL2.E2H = 0).
 
+use core::fmt;
+
 use abi::{PhysAddr, VirtAddr};
 
 use crate::bits::{self, AF, AP_1, AP_2, DBM, UXN};
@@ -7,7 +9,7 @@ use crate::environment::{DsbKind, Maintenance};
 use crate::error::TableError;
 use crate::geometry::{Geometry, LAST_LEVEL};
 use crate::memory_type::{MemoryType, Shareability};
-use crate::regime::{Regime, Scope, TlbiFeatures, by_address};
+use crate::regime::{Regime, Scope, TlbiFeatures, by_address, write_software};
 use crate::table::PageTable;
 use crate::tlbi::Tlbi;
 
@@ -21,6 +23,8 @@ pub struct El2Config {
     pub va_bits: u32,
     /// Bits of a physical address: 32, 36, 40, 42, 44 or 48. A CPU with more takes 48.
     pub pa_bits: u32,
+    /// The hardware sets AF on the first access (TCR_EL2.HA = 1; takes FEAT_HAFDBS), where it would fault otherwise.
+    pub hardware_access_flag: bool,
     /// TLB features.
     pub tlbi: TlbiFeatures,
 }
@@ -44,13 +48,15 @@ impl El2Config {
         const ORGN0_WRITE_BACK: u64 = 1 << 10;
         const SH0_INNER: u64 = 3 << 12;
         const PS_SHIFT: u32 = 16;
+        const HA: u64 = 1 << 21;
         match self.geometry() {
             Ok(geometry) => Ok(RES1
                 | geometry.size_field()
                 | IRGN0_WRITE_BACK
                 | ORGN0_WRITE_BACK
                 | SH0_INNER
-                | geometry.output_size_field() << PS_SHIFT),
+                | geometry.output_size_field() << PS_SHIFT
+                | if self.hardware_access_flag { HA } else { 0 }),
             Err(error) => Err(error),
         }
     }
@@ -107,6 +113,17 @@ impl El2Attributes {
     }
 }
 
+impl fmt::Display for El2Attributes {
+    /// The fields by their names, software bits only where there are any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { memory, shareability, .. } = self;
+        let access = if self.write { "RW" } else { "RO" };
+        let (execute_never, access_flag) = (u8::from(!self.execute), u8::from(self.access_flag));
+        write!(f, "AttrIndx={memory:?} SH={shareability:?} AP={access} XN={execute_never} AF={access_flag}")?;
+        write_software(f, self.software)
+    }
+}
+
 /// The EL2 stage-1 regime.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct El2Regime {
@@ -149,6 +166,10 @@ impl Regime for El2Regime {
 
     fn live_bits(&self) -> u64 {
         AP_2 | AF | DBM | UXN | bits::SOFTWARE_MASK << bits::SOFTWARE_SHIFT
+    }
+
+    fn write_protection(&self) -> (u64, u64) {
+        (DBM, AP_2)
     }
 
     fn is_executable(&self, descriptor: u64) -> bool {
@@ -200,6 +221,11 @@ impl El2Stage1 {
         Self::over(root, El2Regime { config, geometry: config.geometry()? })
     }
 
+    /// The configuration.
+    pub fn config(&self) -> &El2Config {
+        &self.regime().config
+    }
+
     /// The value of TCR_EL2 that this table is walked with.
     pub fn tcr_el2(&self) -> u64 {
         // The geometry was computed from the same configuration when the table was made.
@@ -215,9 +241,10 @@ impl El2Stage1 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::regime::Change;
 
     fn config(va_bits: u32, pa_bits: u32) -> El2Config {
-        El2Config { va_bits, pa_bits, tlbi: TlbiFeatures::default() }
+        El2Config { va_bits, pa_bits, hardware_access_flag: false, tlbi: TlbiFeatures::default() }
     }
 
     #[test]
@@ -226,6 +253,8 @@ mod tests {
         assert_eq!(config(48, 48).tcr_el2(), Ok(0x8085_3510));
         assert_eq!(config(39, 40).tcr_el2(), Ok(0x8082_3519));
         assert_eq!(config(32, 32).tcr_el2(), Ok(0x8080_3520));
+        let with_flag = El2Config { hardware_access_flag: true, ..config(39, 40) };
+        assert_eq!(with_flag.tcr_el2(), Ok(0x80a2_3519), "HA 1 << 21");
         assert_eq!(config(49, 48).tcr_el2(), Err(TableError::BadConfiguration));
         let table = El2Stage1::new(PhysAddr::new(0x4000_1000), config(48, 48)).unwrap();
         assert_eq!((table.tcr_el2(), table.ttbr0_el2()), (0x8085_3510, 0x4000_1000));
@@ -239,6 +268,18 @@ mod tests {
         assert_eq!(regime.encode(El2Attributes::data()), Ok(0x0040_0000_0000_0740));
         assert_eq!(regime.encode(El2Attributes::device()), Ok(0x0040_0000_0000_0444));
         assert_eq!(regime.encode(El2Attributes::data().with_software(16)), Err(TableError::BadAttributes));
+    }
+
+    #[test]
+    fn only_permissions_flags_and_software_bits_change_in_place() {
+        let regime = El2Regime { config: config(48, 48), geometry: config(48, 48).geometry().unwrap() };
+        let old = crate::descriptor::leaf(0x4000_0000, regime.encode(El2Attributes::data()).unwrap(), 3);
+        for bit in 0..64 {
+            let in_place = [7, 10, 51, 54, 55, 56, 57, 58].contains(&bit);
+            let expected = if in_place { Change::InPlace } else { Change::BreakBeforeMake };
+            assert_eq!(regime.change(old, old ^ 1 << bit), expected, "bit {bit}");
+        }
+        assert_eq!(regime.change(old, old), Change::None);
     }
 
     #[test]

@@ -179,6 +179,29 @@ mod tests {
     }
 
     #[test]
+    fn stage1_has_one_root_table_and_starts_at_level_1_up_to_39_bits() {
+        for (bits, level) in [(32, 1), (33, 1), (38, 1), (39, 1), (40, 0), (48, 0)] {
+            let geometry = Geometry::stage1(bits, 32, 0).unwrap();
+            assert_eq!((geometry.input_bits(), geometry.output_bits()), (bits, 32));
+            assert_eq!((geometry.start_level(), geometry.root_tables()), (level, 1), "{bits} bits");
+            assert_eq!((geometry.input_size(), geometry.size_field()), (1 << bits, 64 - u64::from(bits)));
+        }
+    }
+
+    #[test]
+    fn each_output_size_has_its_encoding_and_no_other_is_taken() {
+        let encodings = [(32, 0), (36, 1), (40, 2), (42, 3), (44, 4), (48, 5)];
+        for (bits, field) in encodings {
+            assert_eq!(Geometry::stage1(39, bits, 0).unwrap().output_size_field(), field, "{bits} bits");
+            assert_eq!(Geometry::stage2(32, bits).unwrap().output_size_field(), field, "{bits} bits");
+        }
+        for bits in (0..=64).filter(|bits| encodings.iter().all(|(size, _)| size != bits)) {
+            assert_eq!(Geometry::stage1(39, bits, 0), Err(TableError::BadConfiguration), "{bits} bits");
+            assert_eq!(Geometry::stage2(32, bits), Err(TableError::BadConfiguration), "{bits} bits");
+        }
+    }
+
+    #[test]
     fn the_upper_half_ends_at_the_top_of_the_address_space() {
         let geometry = Geometry::stage1(48, 48, !0 << 48).unwrap();
         assert_eq!(geometry.offset(u64::MAX), Some((1 << 48) - 1));

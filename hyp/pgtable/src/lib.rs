@@ -10,20 +10,27 @@
 #![no_std]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+mod age;
+mod attributes;
 mod bits;
 mod build;
 mod change;
+mod coalesce;
 mod commit;
 pub mod descriptor;
+mod dump;
 pub mod el1;
 pub mod el2;
 pub mod environment;
 pub mod error;
+mod flush;
 pub mod geometry;
 pub mod memory_type;
 pub mod regime;
 mod reserve;
+pub mod shared;
 pub mod slot;
+mod split;
 pub mod stage2;
 pub mod table;
 pub mod tlbi;

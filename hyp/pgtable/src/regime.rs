@@ -85,7 +85,7 @@ pub trait Regime: Copy + fmt::Debug {
     /// The address that is translated.
     type Input: InputAddress;
     /// Attributes of a leaf.
-    type Attributes: Copy + Eq + fmt::Debug;
+    type Attributes: Copy + Eq + fmt::Debug + fmt::Display;
 
     /// The shape of the tree.
     fn geometry(&self) -> &Geometry;
@@ -102,6 +102,10 @@ pub trait Regime: Copy + fmt::Debug {
     /// Attribute bits that may change while the descriptor is valid: permissions, access flag, dirty state and
     /// software bits.
     fn live_bits(&self) -> u64;
+
+    /// The bits of a leaf to clear, and those to set, that no CPU may write through it any more, be it by the hardware's
+    /// own update of the dirty state. They are among [`live_bits`](Self::live_bits).
+    fn write_protection(&self) -> (u64, u64);
 
     /// True where instructions may be fetched through a leaf with these bits.
     fn is_executable(&self, descriptor: u64) -> bool;
@@ -143,6 +147,11 @@ pub trait Regime: Copy + fmt::Debug {
             Change::BreakBeforeMake
         }
     }
+}
+
+/// Ends the text of a leaf's attributes with the software bits, where one is set.
+pub(crate) fn write_software(f: &mut fmt::Formatter<'_>, software: u8) -> fmt::Result {
+    if software == 0 { Ok(()) } else { write!(f, " software={software}") }
 }
 
 /// Pages of a range up to which invalidation by single pages is preferred to invalidating everything.

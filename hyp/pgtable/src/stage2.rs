@@ -1,5 +1,7 @@
 //! Stage 2: IPA to PA, for the host and for guests (Arm ARM D8.2.6, D8.3.2, D8.4.3).
 
+use core::fmt;
+
 use abi::{Ipa, PAGE_SIZE, PhysAddr};
 
 use crate::bits::{self, AF, DBM, S2_XN_MASK, S2_XN_SHIFT, S2AP_READ, S2AP_WRITE};
@@ -7,7 +9,7 @@ use crate::environment::{DsbKind, Maintenance};
 use crate::error::TableError;
 use crate::geometry::Geometry;
 use crate::memory_type::Shareability;
-use crate::regime::{Regime, Scope, TlbiFeatures, by_address};
+use crate::regime::{Regime, Scope, TlbiFeatures, by_address, write_software};
 use crate::table::PageTable;
 use crate::tlbi::Tlbi;
 
@@ -27,6 +29,8 @@ pub struct Stage2Config {
     pub xnx: bool,
     /// VMIDs have 16 bits (VTCR_EL2.VS = 1), not 8.
     pub vmid_16_bits: bool,
+    /// The hardware sets AF on the first access (VTCR_EL2.HA = 1; takes FEAT_HAFDBS), where it would fault otherwise.
+    pub hardware_access_flag: bool,
     /// TLB features.
     pub tlbi: TlbiFeatures,
 }
@@ -40,6 +44,7 @@ impl Stage2Config {
             fwb: false,
             xnx: false,
             vmid_16_bits: false,
+            hardware_access_flag: false,
             tlbi: TlbiFeatures { level_hint: false, range: false },
         }
     }
@@ -75,6 +80,7 @@ impl Stage2Config {
         const SL0_SHIFT: u32 = 6;
         const PS_SHIFT: u32 = 16;
         const VS: u64 = 1 << 19;
+        const HA: u64 = 1 << 21;
         let geometry = match self.geometry() {
             Ok(geometry) => geometry,
             Err(error) => return Err(error),
@@ -88,7 +94,8 @@ impl Stage2Config {
             | ORGN0_WRITE_BACK
             | SH0_INNER
             | geometry.output_size_field() << PS_SHIFT
-            | if self.vmid_16_bits { VS } else { 0 })
+            | if self.vmid_16_bits { VS } else { 0 }
+            | if self.hardware_access_flag { HA } else { 0 })
     }
 }
 
@@ -170,6 +177,28 @@ impl Stage2Attributes {
     /// The same with other software bits.
     pub const fn with_software(self, software: u8) -> Self {
         Self { software, ..self }
+    }
+}
+
+impl fmt::Display for Stage2Attributes {
+    /// The fields by their names, software bits only where there are any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let access = match (self.read, self.write) {
+            (true, true) => "RW",
+            (true, false) => "RO",
+            (false, true) => "WO",
+            (false, false) => "none",
+        };
+        let execute_never = match self.execute {
+            Stage2Execute::All => "none",
+            Stage2Execute::None => "all",
+            Stage2Execute::El1Only => "EL0",
+            Stage2Execute::El0Only => "EL1",
+        };
+        let Self { memory, shareability, access_flag, .. } = self;
+        let access_flag = u8::from(*access_flag);
+        write!(f, "MemAttr={memory:?} SH={shareability:?} S2AP={access} XN={execute_never} AF={access_flag}")?;
+        write_software(f, self.software)
     }
 }
 
@@ -260,6 +289,10 @@ impl Regime for Stage2Regime {
 
     fn live_bits(&self) -> u64 {
         S2AP_READ | S2AP_WRITE | AF | DBM | S2_XN_MASK << S2_XN_SHIFT | bits::SOFTWARE_MASK << bits::SOFTWARE_SHIFT
+    }
+
+    fn write_protection(&self) -> (u64, u64) {
+        (S2AP_WRITE | DBM, 0)
     }
 
     fn is_executable(&self, descriptor: u64) -> bool {
@@ -369,6 +402,8 @@ mod tests {
             let config = Stage2Config { vmid_16_bits, ..Stage2Config::new(ipa_bits, pa_bits) };
             assert_eq!(config.vtcr_el2(), Ok(expected), "{ipa_bits} of {pa_bits} bits");
         }
+        let config = Stage2Config { hardware_access_flag: true, ..Stage2Config::new(40, 40) };
+        assert_eq!(config.vtcr_el2(), Ok(0x8022_3558), "HA 1 << 21");
         assert_eq!(Stage2Config::new(31, 48).vtcr_el2(), Err(TableError::BadConfiguration));
     }
 

@@ -5,7 +5,7 @@ use core::ops::ControlFlow;
 use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 
 use crate::change::{Action, Pass, Plan};
-use crate::commit::{Commit, Release, free_tables, is_vacant_outside};
+use crate::commit::{Commit, free_tables, is_vacant_outside};
 use crate::descriptor::{Annotation, Kind, Leaf, address, kind, unlinked};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
@@ -26,6 +26,20 @@ pub struct MapOptions {
     /// executable, clean at least to the point of unification and invalidate the instruction cache. All before it can be
     /// reached.
     pub synchronise_caches: bool,
+}
+
+/// A mapping that a table can hold.
+pub(crate) struct Mapping {
+    /// Offset of the first byte.
+    pub(crate) start: u64,
+    /// Offset past the last byte.
+    pub(crate) end: u64,
+    /// What is mapped.
+    pub(crate) outputs: PhysRange,
+    /// The bits of its leaves.
+    pub(crate) attributes: u64,
+    /// The change that makes it.
+    pub(crate) action: Action,
 }
 
 /// A tree of translation tables of regime `R`. It holds only the root's address and the regime's parameters; frames are
@@ -115,30 +129,6 @@ impl<R: Regime> PageTable<R> {
         self.invalidate_range(environment, input, size, 0)
     }
 
-    /// Gives every page of the range these attributes; output addresses stay. A right that is taken away is gone on
-    /// all CPUs when this returns.
-    ///
-    /// # Errors
-    /// [`TableError::NotMapped`] where a page of the range has no mapping; [`TableError::OutOfFrames`] where a block
-    /// had to be split; [`TableError::Misaligned`], [`TableError::BadRange`], [`TableError::BadAttributes`],
-    /// [`TableError::Corrupt`].
-    pub fn protect<E: Environment + ?Sized>(
-        &mut self,
-        environment: &mut E,
-        input: R::Input,
-        size: u64,
-        attributes: R::Attributes,
-    ) -> Result<(), TableError> {
-        let (start, end) = self.range(input, size)?;
-        let action = Action::Protect(self.regime.encode(attributes)?);
-        let tables = self.tables().enclosing(&*environment, start, end);
-        let reserve = Self::prepare(environment, action, tables, start, end)?;
-        let mut commit = Commit::new(environment, &self.regime, self.root, action, reserve);
-        let result = tables.walk(&mut commit, start, end);
-        commit.finish();
-        result
-    }
-
     /// The leaf that decides for `input`: a block or a page, or the invalid descriptor at which the walk ends, with the
     /// range that it decides for. Any alignment.
     ///
@@ -195,7 +185,9 @@ impl<R: Regime> PageTable<R> {
             match kind(raw, level) {
                 Kind::Vacant => {}
                 Kind::Table => environment.write(slot, unlinked(raw)),
-                Kind::Annotated | Kind::Leaf | Kind::Unlinked | Kind::Reserved => environment.write(slot, 0),
+                Kind::Annotated | Kind::Leaf | Kind::Unlinked | Kind::Locked | Kind::Reserved => {
+                    environment.write(slot, 0)
+                }
             }
         }
         self.regime.invalidate(&*environment, self.root, Scope::All);
@@ -211,7 +203,7 @@ impl<R: Regime> PageTable<R> {
     }
 
     /// The offsets of a range of input addresses.
-    fn range(&self, input: R::Input, size: u64) -> Result<(u64, u64), TableError> {
+    pub(crate) fn range(&self, input: R::Input, size: u64) -> Result<(u64, u64), TableError> {
         let geometry = self.regime.geometry();
         let raw = input.into_raw();
         if (raw | size) & (PAGE_SIZE - 1) != 0 {
@@ -226,7 +218,7 @@ impl<R: Regime> PageTable<R> {
     }
 
     /// The whole tree, to walk.
-    fn tables(&self) -> Subtree {
+    pub(crate) fn tables(&self) -> Subtree {
         Subtree::whole(self.regime.geometry(), self.root)
     }
 
@@ -244,10 +236,51 @@ impl<R: Regime> PageTable<R> {
             // A single descriptor is changed or not, without any frame: the change itself asks whether it is permitted.
             return Ok(Reserve::default());
         }
+        Self::plan(environment, action, tables, start, end)
+    }
+
+    /// As [`prepare`](Self::prepare), for more than a single descriptor.
+    #[inline(never)]
+    fn plan<E: Environment + ?Sized>(
+        environment: &mut E,
+        action: Action,
+        tables: Subtree,
+        start: u64,
+        end: u64,
+    ) -> Result<Reserve, TableError> {
         let mut plan = Plan::new(&*environment, action);
         tables.walk(&mut plan, start, end)?;
         let count = plan.tables;
         Reserve::allocate(environment, count)
+    }
+
+    /// What a mapping asks for, once it is known to be one that the table can hold.
+    pub(crate) fn mapping(
+        &self,
+        input: R::Input,
+        output: PhysAddr,
+        size: u64,
+        attributes: R::Attributes,
+        options: MapOptions,
+        replace_mappings: bool,
+    ) -> Result<Mapping, TableError> {
+        let (start, end) = self.range(input, size)?;
+        if !output.is_aligned(PAGE_SIZE) {
+            return Err(TableError::Misaligned);
+        }
+        let outputs = PhysRange::from_size(output, size).ok_or(TableError::BadRange)?;
+        if outputs.end.raw() > 1 << self.regime.geometry().output_bits() {
+            return Err(TableError::BadRange);
+        }
+        let attributes = self.regime.encode(attributes)?;
+        let action = Action::Map {
+            delta: output.raw().wrapping_sub(start),
+            attributes,
+            force_pages: options.force_pages,
+            replace_annotations: options.replace_annotations,
+            replace_mappings,
+        };
+        Ok(Mapping { start, end, outputs, attributes, action })
     }
 
     #[expect(clippy::too_many_arguments, reason = "those of `map`, and which of its two forms it is")]
@@ -261,23 +294,8 @@ impl<R: Regime> PageTable<R> {
         options: MapOptions,
         replace_mappings: bool,
     ) -> Result<(), TableError> {
-        let (start, end) = self.range(input, size)?;
-        if !output.is_aligned(PAGE_SIZE) {
-            return Err(TableError::Misaligned);
-        }
-        let outputs = PhysRange::from_size(output, size).ok_or(TableError::BadRange)?;
-        let geometry = self.regime.geometry();
-        if outputs.end.raw() > 1 << geometry.output_bits() {
-            return Err(TableError::BadRange);
-        }
-        let attributes = self.regime.encode(attributes)?;
-        let action = Action::Map {
-            delta: output.raw().wrapping_sub(start),
-            attributes,
-            force_pages: options.force_pages,
-            replace_annotations: options.replace_annotations,
-            replace_mappings,
-        };
+        let Mapping { start, end, outputs, attributes, action } =
+            self.mapping(input, output, size, attributes, options, replace_mappings)?;
         let tables = self.tables().enclosing(&*environment, start, end);
         let reserve = Self::prepare(environment, action, tables, start, end)?;
         let mut commit = Commit::new(environment, &self.regime, self.root, action, reserve);
@@ -294,8 +312,7 @@ impl<R: Regime> PageTable<R> {
         if result.is_ok() {
             result = tables.walk(&mut commit, start, end);
         }
-        commit.finish();
-        result
+        commit.finish(tables, start, end, result)
     }
 
     fn invalidate_range<E: Environment + ?Sized>(
@@ -311,14 +328,23 @@ impl<R: Regime> PageTable<R> {
             // The table itself goes, and perhaps that above it.
             tables = self.tables();
         }
-        let action = Action::Invalidate(value);
+        self.change(environment, Action::Invalidate(value), tables, start, end)
+    }
+
+    /// Does `action` all over the range, which `tables` decide for, in one go.
+    #[inline(always)]
+    pub(crate) fn change<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        action: Action,
+        tables: Subtree,
+        start: u64,
+        end: u64,
+    ) -> Result<(), TableError> {
         let reserve = Self::prepare(environment, action, tables, start, end)?;
         let mut commit = Commit::new(environment, &self.regime, self.root, action, reserve);
-        let mut result = tables.walk(&mut commit, start, end);
-        if commit.finish() {
-            result = result.and(tables.walk(&mut Release { environment, value }, start, end));
-        }
-        result
+        let result = tables.walk(&mut commit, start, end);
+        commit.finish(tables, start, end, result)
     }
 }
 

@@ -224,5 +224,47 @@ mod tests {
             let covered = TlbiPages::at_most(pages).unwrap().pages();
             assert!(covered <= pages && covered * 2 >= pages.min(TlbiPages::MAX), "{pages}: {covered}");
         }
+        for pages in [TlbiPages::MAX, TlbiPages::MAX + 1, 33 << 16, u64::MAX] {
+            assert_eq!(TlbiPages::at_most(pages), Some(TlbiPages { scale: 3, num: 31 }), "{pages}");
+        }
+    }
+
+    #[test]
+    fn only_the_levels_of_leaves_are_hinted_at() {
+        let ipa = Ipa::new(0x4000_0000);
+        let pages = TlbiPages::at_most(512).unwrap();
+        let range = 1 << 46 | 1 << 44 | 7 << 39 | 0x4_0000;
+        for level in [None, Some(0), Some(4), Some(u8::MAX)] {
+            assert_eq!(Tlbi::Ipas2e1Is { ipa, level }.operand(), Some(0x4_0000), "{level:?}");
+            assert_eq!(Tlbi::Ripas2e1Is { ipa, pages, level }.operand(), Some(range), "{level:?}");
+        }
+        for level in 1..=3 {
+            let (hint, bits) = (Some(level), u64::from(level));
+            assert_eq!(Tlbi::Ipas2e1Is { ipa, level: hint }.operand(), Some((4 | bits) << 44 | 0x4_0000));
+            assert_eq!(Tlbi::Ripas2e1Is { ipa, pages, level: hint }.operand(), Some(range | bits << 37));
+        }
+    }
+
+    #[test]
+    fn each_instruction_has_the_operand_worked_out_by_hand() {
+        let level = Some(2);
+        // The largest IPA; an address of the upper half, of which bits 55:12 count, or 48:12 by range.
+        let ipa = Ipa::new(0xffff_ffff_f000);
+        let address = VirtAddr::new(0xffab_cdef_0123_4000);
+        // 96 = (0 + 1) * 2^6 and a rest: SCALE 1, NUM 0, TG 1.
+        let pages = TlbiPages::at_most(96).unwrap();
+        for (operation, operand) in [
+            (Tlbi::Ipas2e1Is { ipa, level }, 0x0000_600f_ffff_ffff),
+            (Tlbi::Ipas2e1 { ipa, level }, 0x0000_600f_ffff_ffff),
+            (Tlbi::Ripas2e1Is { ipa, pages, level }, 0x0000_504f_ffff_ffff),
+            (Tlbi::Vae2Is { address, level }, 0x0000_6abc_def0_1234),
+            (Tlbi::Vale2Is { address, level }, 0x0000_6abc_def0_1234),
+            (Tlbi::Rvae2Is { address, pages, level }, 0x0000_505c_def0_1234),
+            (Tlbi::Vae1Is { address, asid: 0x1234, level }, 0x1234_6abc_def0_1234),
+            (Tlbi::Vale1Is { address, asid: 0x1234, level }, 0x1234_6abc_def0_1234),
+            (Tlbi::Rvae1Is { address, asid: 0x1234, pages, level }, 0x1234_505c_def0_1234),
+        ] {
+            assert_eq!(operation.operand(), Some(operand), "{operation:?}");
+        }
     }
 }

@@ -127,7 +127,7 @@ impl Subtree {
 
     /// The slot of the descriptor that decides for `offset`.
     #[inline]
-    const fn slot_of(&self, offset: u64) -> PhysAddr {
+    pub(crate) const fn slot_of(&self, offset: u64) -> PhysAddr {
         slot(self.table, self.index_of(offset))
     }
 
@@ -200,7 +200,7 @@ impl Subtree {
         let step = match kind(entry.raw, self.level) {
             Kind::Table => visitor.table_before(&entry)?,
             Kind::Reserved => return Err(TableError::Corrupt),
-            Kind::Vacant | Kind::Annotated | Kind::Unlinked | Kind::Leaf => visitor.leaf(&entry)?,
+            Kind::Vacant | Kind::Annotated | Kind::Unlinked | Kind::Locked | Kind::Leaf => visitor.leaf(&entry)?,
         };
         if step != Step::Descend {
             return Ok(step);

@@ -184,6 +184,24 @@ fn children_that_were_unclean_before_keep_their_table_in_use() {
 }
 
 #[test]
+fn whoever_writes_a_descriptor_last_may_flush_for_those_before() {
+    let read_only = (0x8000_0000 | PAGE) & !(1 << 7);
+    for (break_elsewhere, flush) in [(true, &FLUSH[..]), (true, &FLUSH[1..]), (false, &FLUSH[..])] {
+        let scene = Scene::new(2);
+        // One CPU takes a right, and before it comes to its flush, another breaks the page, or only flushes.
+        scene.cpu.write(scene.level3, read_only);
+        if break_elsewhere {
+            scene.other.write(scene.level3, 0);
+        }
+        flush.iter().for_each(|step| scene.step(&scene.other, *step));
+        let is_enough = break_elsewhere && flush.len() == FLUSH.len();
+        assert_eq!(scene.reachable().len(), if break_elsewhere { 2 * usize::from(!is_enough) } else { 2 });
+        scene.run(&FLUSH);
+        assert_eq!(scene.machine.unfinished().is_empty(), is_enough || !break_elsewhere);
+    }
+}
+
+#[test]
 fn frames_are_freed_once_and_only_where_they_came_from() {
     let mut scene = Scene::new(2);
     let frame = scene.cpu.allocate().unwrap();
@@ -295,7 +313,7 @@ fn el2() -> (Machine, memsim::Cpu, PhysAddr, PhysAddr) {
     let scene = Scene::new(2);
     let machine = scene.machine.clone();
     let root = machine.take_root(1);
-    let config = El2Config { va_bits: 39, pa_bits: 48, tlbi: TlbiFeatures::default() };
+    let config = El2Config { va_bits: 39, pa_bits: 48, hardware_access_flag: false, tlbi: TlbiFeatures::default() };
     machine.track_el2(&El2Stage1::new(root, config).unwrap());
     let mut cpu = machine.cpu(0);
     let level2 = cpu.allocate().unwrap();
@@ -350,8 +368,14 @@ fn el1_entries_go_by_address_and_asid() {
         let scene = Scene::new(2);
         let machine = scene.machine.clone();
         let root = machine.take_root(1);
-        let config =
-            El1Config { va_bits: 39, pa_bits: 48, half: VirtualHalf::Upper, asid: 7, tlbi: TlbiFeatures::default() };
+        let config = El1Config {
+            va_bits: 39,
+            pa_bits: 48,
+            half: VirtualHalf::Upper,
+            asid: 7,
+            hardware_access_flag: false,
+            tlbi: TlbiFeatures::default(),
+        };
         machine.track_el1(&El1Stage1::new(root, config).unwrap());
         let cpu = machine.cpu(0);
         cpu.write(root, 0x4000_0000 | 0x701 | not_global);

@@ -67,7 +67,7 @@ impl Scene {
         }
     }
 
-    fn step(&self, cpu: &Cpu, step: Do) {
+    pub fn step(&self, cpu: &Cpu, step: Do) {
         match step {
             Do::Dsb(kind) => cpu.dsb(kind),
             Do::Tlbi(operation) => cpu.tlbi(operation),

@@ -119,7 +119,7 @@ impl World {
             cpu.load_vttbr(host.vttbr_el2());
             cpu.isb();
         }
-        let hyp_config = El2Config { va_bits: 40, pa_bits: PA_BITS, tlbi: Default::default() };
+        let hyp_config = El2Config { va_bits: 40, pa_bits: PA_BITS, hardware_access_flag: false, tlbi: Default::default() };
         let hyp = El2Stage1::new(machine.take_root(1), hyp_config).unwrap();
         machine.track_el2(&hyp);
         let storage = Vec::leak(vec![0; RAM_PAGES as usize]);
@@ -188,7 +188,9 @@ impl World {
     /// Has the simulated machine watch the VM's stage 2.
     pub fn track(&self, handle: VmHandle) {
         let vm = self.monitor.vms().live(handle).unwrap();
-        self.machine.track_stage2(vm.memory().lock().stage2());
+        let memory = vm.memory().lock();
+        self.machine.track_stage2(memory.stage2());
+        self.machine.guard_caches(memory.stage2().root());
     }
 
     /// A protected VM with one vCPU, at the start of RAM, and four pages of memory from `GUEST_RAM` on: the pages from

@@ -87,7 +87,7 @@ proptest! {
         words in prop::collection::vec((0..FRAMES, index(), word()), 0..40),
         start in (0..3u64, index(), index()),
         pages in 1..600u64,
-        which in 0..8,
+        which in 0..14,
     ) {
         let words = words.into_iter().map(|(frame, index, word)| (frame * PAGE_SIZE + index * 8, word)).collect();
         let mut memory = Plain { words: std::cell::RefCell::new(words), next: 0x10_0000, freed: Vec::new() };
@@ -106,6 +106,12 @@ proptest! {
             4 => table.unmap(&mut memory, ipa, size),
             5 => table.annotate(&mut memory, ipa, size, Annotation::new(1)),
             6 => table.protect(&mut memory, ipa, size, attributes),
+            7 => table.write_protect(&mut memory, ipa, size),
+            8 => table.test_and_clear_young(&mut memory, ipa, size).map(|_| ()),
+            9 => table.make_young(&mut memory, ipa).map(|_| ()),
+            10 => table.split(&mut memory, ipa, size, 2 + (pages % 2) as u8),
+            11 => table.coalesce(&mut memory, ipa, size).map(|_| ()),
+            12 => table.dump(&memory, &mut String::new()).map_err(|_| TableError::BadRange),
             _ => table.visit(&memory, ipa, size, |_| ControlFlow::Break(())).map(|_| ()),
         };
         let is_expected = matches!(

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use abi::{Ipa, PhysAddr};
+use pgtable::geometry::entry_size;
+use pgtable::shared::Outcome;
 use pgtable::{
     Annotation, Descriptor, MapOptions, Stage2Attributes, Stage2Config, Stage2Memory, TableError, TableFrames,
     TlbiFeatures,
@@ -78,7 +80,7 @@ fn picture(bench: &Bench) -> Oracle {
             Descriptor::Block { output, attributes } | Descriptor::Page { output, attributes } => {
                 Held::Mapping(output.raw().wrapping_sub(leaf.base.raw()), attributes)
             }
-            Descriptor::Table { .. } => panic!("a table is no leaf"),
+            Descriptor::Table { .. } | Descriptor::Locked => panic!("a table is no leaf, and nobody else is here"),
         };
         if last != Some(held) {
             oracle.parts.insert(leaf.base.raw(), held);
@@ -109,6 +111,19 @@ enum Operation {
     Unmap,
     Annotate(Option<u64>),
     Protect(Stage2Attributes),
+    WriteProtect,
+    TestAndClearYoung,
+    MakeYoung,
+    Split(u8),
+    Coalesce,
+}
+
+/// What an operation answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    Nothing,
+    WasYoung(bool),
+    Young(Outcome),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,12 +146,33 @@ impl Step {
             *output = *output & !(MIB2 - 1) | self.start & (MIB2 - 1);
             options.force_pages = false;
         }
+        if let Operation::Split(level) = &mut self.operation
+            && self.size > 8 * MIB2
+        {
+            *level = 2;
+        }
         self
     }
 
-    /// What the map says that this must come to; changes the map where it succeeds.
-    fn apply(&self, oracle: &mut Oracle) -> Result<(), TableError> {
+    /// What of `bench` this asks for: leaves that it cuts through are aged as a whole.
+    fn aged(&self, bench: &Bench) -> (u64, u64) {
+        let last = if matches!(self.operation, Operation::MakeYoung) { self.start } else { self.start + self.size - 1 };
+        let (first, last) = (bench.leaf(self.start), bench.leaf(last));
+        (first.base.raw(), last.base.raw() + last.size)
+    }
+
+    /// What the map says that this must come to; changes the map where it succeeds. `aged` is [`Step::aged`].
+    fn apply(&self, oracle: &mut Oracle, aged: (u64, u64)) -> Result<Answer, TableError> {
         let (start, end) = (self.start, self.start + self.size);
+        let with_flag = |access_flag: bool| {
+            move |held| match held {
+                Held::Mapping(delta, attributes) => {
+                    Held::Mapping(delta, Stage2Attributes { access_flag, ..attributes })
+                }
+                other => other,
+            }
+        };
+        let is_young = |held: &Held| matches!(held, Held::Mapping(_, attributes) if attributes.access_flag);
         let parts = oracle.parts_of(start, end);
         match self.operation {
             Operation::Map { output, attributes, options } | Operation::Remap { output, attributes, options } => {
@@ -162,14 +198,35 @@ impl Step {
                     other => other,
                 });
             }
+            Operation::WriteProtect => oracle.set(start, end, |held| match held {
+                Held::Mapping(delta, attributes) => {
+                    Held::Mapping(delta, Stage2Attributes { write: false, ..attributes })
+                }
+                other => other,
+            }),
+            Operation::TestAndClearYoung => {
+                let was_young = oracle.parts_of(aged.0, aged.1).iter().any(is_young);
+                oracle.set(aged.0, aged.1, with_flag(false));
+                return Ok(Answer::WasYoung(was_young));
+            }
+            Operation::MakeYoung => {
+                let held = oracle.at(start);
+                if !matches!(held, Held::Mapping(..)) {
+                    return Err(TableError::NotMapped);
+                }
+                oracle.set(aged.0, aged.1, with_flag(true));
+                return Ok(Answer::Young(if is_young(&held) { Outcome::AlreadyDone } else { Outcome::Done }));
+            }
+            Operation::Split(_) | Operation::Coalesce => {}
         }
-        Ok(())
+        Ok(Answer::Nothing)
     }
 
-    fn run(&self, bench: &mut Bench) -> Result<(), TableError> {
+    fn run(&self, bench: &mut Bench) -> Result<Answer, TableError> {
+        let frames = bench.machine.allocated_frames() as u64;
         let Bench { cpu, table, .. } = bench;
         let ipa = Ipa::new(self.start);
-        match self.operation {
+        let result = match self.operation {
             Operation::Map { output, attributes, options } => {
                 table.map(cpu, ipa, PhysAddr::new(output), self.size, attributes, options)
             }
@@ -179,7 +236,56 @@ impl Step {
             Operation::Unmap => table.unmap(cpu, ipa, self.size),
             Operation::Annotate(note) => table.annotate(cpu, ipa, self.size, note.and_then(Annotation::new)),
             Operation::Protect(attributes) => table.protect(cpu, ipa, self.size, attributes),
+            Operation::WriteProtect => table.write_protect(cpu, ipa, self.size),
+            Operation::TestAndClearYoung => {
+                return table.test_and_clear_young(cpu, ipa, self.size).map(Answer::WasYoung);
+            }
+            Operation::MakeYoung => return table.make_young(cpu, ipa).map(Answer::Young),
+            Operation::Split(level) => table.split(cpu, ipa, self.size, level),
+            Operation::Coalesce => table.coalesce(cpu, ipa, self.size).map(|freed| {
+                assert_eq!(freed, frames - bench.machine.allocated_frames() as u64);
+            }),
+        };
+        if let (Operation::Split(level), Ok(())) = (self.operation, result) {
+            self.check_split(bench, level);
         }
+        if let (Operation::Coalesce, Ok(())) = (self.operation, result) {
+            self.check_coalesced(bench);
+        }
+        result.map(|()| Answer::Nothing)
+    }
+
+    /// No leaf in the range is larger than asked for.
+    fn check_split(&self, bench: &Bench, level: u8) {
+        let most = entry_size(level);
+        let flow = bench.table.visit(&bench.cpu, Ipa::new(self.start), self.size, |leaf| {
+            if leaf.is_valid() && leaf.size > most { ControlFlow::Break(leaf) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(flow, Ok(ControlFlow::Continue(())));
+    }
+
+    /// No table in the range could be one descriptor: no 512 entries in a row, from where a table begins, say the same.
+    fn check_coalesced(&self, bench: &Bench) {
+        let end = self.start + self.size;
+        let mut row = (None, 0);
+        let flow = bench.table.visit(&bench.cpu, Ipa::new(self.start), self.size, |leaf| {
+            let base = leaf.base.raw();
+            let mapping = leaf.mapping().map(|(output, attributes)| (output.raw().wrapping_sub(base), attributes));
+            let says = (leaf.level, mapping, leaf.annotation());
+            let above = 512 * leaf.size;
+            let fits = match mapping {
+                Some((delta, _)) => leaf.level > 1 && base.wrapping_add(delta).is_multiple_of(above),
+                None => true,
+            };
+            let begins = base.is_multiple_of(above) && base >= self.start && base + above <= end;
+            row = match row {
+                _ if begins && fits && leaf.level > bench.table.geometry().start_level() => (Some(says), 1),
+                (first, count) if first == Some(says) => (first, count + 1),
+                _ => (None, 0),
+            };
+            if row.1 == 512 { ControlFlow::Break(leaf) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(flow, Ok(ControlFlow::Continue(())));
     }
 }
 
@@ -188,6 +294,7 @@ fn attributes() -> impl Strategy<Value = Stage2Attributes> {
         4 => Just(Stage2Attributes::memory()),
         2 => Just(Stage2Attributes { write: false, ..Stage2Attributes::memory() }),
         1 => Just(Stage2Attributes::memory().with_software(5)),
+        1 => Just(Stage2Attributes { access_flag: false, ..Stage2Attributes::memory() }),
         1 => Just(Stage2Attributes::device()),
         1 => Just(Stage2Attributes { memory: Stage2Memory::NormalNonCacheable, ..Stage2Attributes::memory() }),
     ]
@@ -234,6 +341,11 @@ fn operation() -> impl Strategy<Value = (Operation, Option<u64>)> {
         3 => Just((Operation::Unmap, None)),
         2 => prop::option::weighted(0.8, 1..4u64).prop_map(|note| (Operation::Annotate(note), None)),
         2 => attributes().prop_map(|attributes| (Operation::Protect(attributes), None)),
+        1 => Just((Operation::WriteProtect, None)),
+        1 => Just((Operation::TestAndClearYoung, None)),
+        1 => Just((Operation::MakeYoung, None)),
+        1 => (2..=3u8).prop_map(|level| (Operation::Split(level), None)),
+        2 => Just((Operation::Coalesce, None)),
     ]
 }
 
@@ -276,7 +388,7 @@ proptest! {
             let step = step.without_many_pages();
             last = Some(step);
             let before = oracle.clone();
-            let expected = step.apply(&mut oracle);
+            let expected = step.apply(&mut oracle, step.aged(&bench));
             bench.machine.fail_allocations_after(step.frames);
             let mut result = step.run(&mut bench);
             bench.machine.allow_allocations();

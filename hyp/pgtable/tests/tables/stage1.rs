@@ -14,7 +14,7 @@ const RANGE: TlbiFeatures = TlbiFeatures { level_hint: true, range: true };
 fn el2(va_bits: u32, tlbi: TlbiFeatures) -> (Machine, El2Stage1) {
     let machine = Machine::new(4, pool());
     let root = machine.take_root(1);
-    let table = El2Stage1::new(root, El2Config { va_bits, pa_bits: 48, tlbi }).unwrap();
+    let table = El2Stage1::new(root, El2Config { va_bits, pa_bits: 48, hardware_access_flag: false, tlbi }).unwrap();
     machine.track_el2(&table);
     (machine, table)
 }
@@ -122,7 +122,7 @@ fn el1_serves_both_halves() {
         for (va_bits, tlbi) in [(32, TlbiFeatures::default()), (39, RANGE), (48, TlbiFeatures::default())] {
             let machine = Machine::new(2, pool());
             let root = machine.take_root(1);
-            let config = El1Config { va_bits, pa_bits: 40, half, asid: 9, tlbi };
+            let config = El1Config { va_bits, pa_bits: 40, half, asid: 9, hardware_access_flag: false, tlbi };
             let mut table = El1Stage1::new(root, config).unwrap();
             machine.track_el1(&table);
             let mut cpu = machine.cpu(0);
@@ -159,7 +159,14 @@ fn el1_serves_both_halves() {
 fn el1_invalidates_by_address_and_asid() {
     let machine = Machine::new(2, pool());
     let root = machine.take_root(1);
-    let config = El1Config { va_bits: 48, pa_bits: 48, half: VirtualHalf::Lower, asid: 3, tlbi: RANGE };
+    let config = El1Config {
+        va_bits: 48,
+        pa_bits: 48,
+        half: VirtualHalf::Lower,
+        asid: 3,
+        hardware_access_flag: false,
+        tlbi: RANGE,
+    };
     let mut table = El1Stage1::new(root, config).unwrap();
     machine.track_el1(&table);
     let mut cpu = machine.cpu(0);
