@@ -1,25 +1,27 @@
 //! Faults of the host on its stage 2.
 //!
 //! All CPUs fault on the same blocks when the host comes up or touches new memory, and most find what they wanted mapped
-//! by another. They do not queue for the host's lock: a queue hands it over in order, also to a CPU that some hypervisor
-//! below has descheduled, and then everyone waits for that one. A fault that finds the lock taken tries again a few
-//! times, and is then put off: the host makes its access once more, with its interrupts open in between, and by then it
-//! mostly succeeds. That is correct whatever the lock's holder does, since an access that is not allowed only comes back.
+//! by another. They share the host's lock, and each changes one descriptor by compare-exchange, so that they do not wait
+//! for one another. Whoever changes hands of memory holds the lock alone. A fault that comes meanwhile does not queue: a
+//! queue hands the lock over in order, also to a CPU that some hypervisor below has descheduled, and then everyone waits
+//! for that one. It tries again a few times, and is then put off: the host makes its access once more, with its interrupts
+//! open in between, and by then it mostly succeeds. That is correct whatever the lock's holder does, since an access that
+//! is not allowed only comes back.
 //!
 //! The tables are not read without the lock: a walk could be in a table that another CPU frees, and follow what its next
 //! user writes there.
 
 use crate::environment::Environment;
-use crate::lock::Guard;
 use crate::ownership::{HostMemory, Ownership, host_ipa};
+use crate::shared_lock::SharedGuard;
 use abi::{Ipa, PhysAddr, PhysRange};
 use core::hint::spin_loop;
 use core::sync::atomic::Ordering;
 use pgtable::geometry::{LAST_LEVEL, entry_size};
 use pgtable::stage2::Stage2Regime;
-use pgtable::{Leaf, MapOptions, Stage2Attributes, Stage2Execute};
+use pgtable::{Leaf, MapOptions, Stage2Attributes, Stage2Execute, TableError};
 
-/// How often a fault tries to take the host's lock before it is put off: about as long as the way out to EL1 and back,
+/// How often a fault tries to share the host's lock before it is put off: about as long as the way out to EL1 and back,
 /// and longer than it takes to map one block.
 const ATTEMPTS: u32 = 64;
 
@@ -59,7 +61,19 @@ impl Ownership {
     /// host's lock taken, nothing is done and the access is made again. The work does not depend on how much memory
     /// there is.
     pub fn resolve_host_fault<E: Environment>(&self, env: &mut E, ipa: Ipa, access: Access) -> HostFault {
-        let Some(mut host) = self.lock_host_for_fault() else { return HostFault::Resume };
+        if let Some(host) = self.share_host_for_fault() {
+            return self.resolve(&host, env, ipa, access);
+        }
+        if self.faults_put_off.fetch_add(1, Ordering::Relaxed) < MOST_FAULTS_PUT_OFF {
+            return HostFault::Resume;
+        }
+        let host = self.lock_host();
+        self.faults_put_off.store(0, Ordering::Relaxed);
+        self.resolve(&host, env, ipa, access)
+    }
+
+    /// Does what [`resolve_host_fault`](Self::resolve_host_fault) says, beside other CPUs that do.
+    fn resolve<E: Environment>(&self, host: &HostMemory, env: &mut E, ipa: Ipa, access: Access) -> HostFault {
         let Ok(leaf) = host.stage2.lookup(env, ipa) else { return HostFault::Inject };
         if let Some((_, attributes)) = leaf.mapping() {
             // Another CPU was here first, or else the right is missing.
@@ -80,31 +94,29 @@ impl Ownership {
         };
         let Some(block) = largest_block(&leaf, address, fits) else { return HostFault::Inject };
         let (start, size) = (block.start, block.size());
-        match host.stage2.map(env, host_ipa(start), start, size, attributes, MapOptions::default()) {
-            Ok(()) => HostFault::Resume,
+        match host.stage2.map_leaf(env, host_ipa(start), start, size, attributes, MapOptions::default(), false) {
+            // Where another mapping stands by now, the next attempt finds it.
+            Ok(_) | Err(TableError::Exists) => HostFault::Resume,
+            // The last frame may have gone into the very table that this fault wanted one for.
+            Err(TableError::OutOfFrames) if host.stage2.lookup(env, ipa) != Ok(leaf) => HostFault::Resume,
             Err(_) => HostFault::Inject,
         }
     }
 
-    /// Takes the host's lock; `None` where the fault is to be put off.
-    fn lock_host_for_fault(&self) -> Option<Guard<'_, HostMemory>> {
-        let host = if self.faults_put_off.load(Ordering::Relaxed) < MOST_FAULTS_PUT_OFF {
-            (0..ATTEMPTS).find_map(|_| {
-                let host = self.try_lock_host();
-                if host.is_none() {
-                    spin_loop();
-                }
-                host
-            })
-        } else {
-            Some(self.lock_host())
-        };
-        if host.is_some() {
+    /// Takes the host's lock beside other faults; `None` where a CPU that wants it alone keeps it too long.
+    fn share_host_for_fault(&self) -> Option<SharedGuard<'_, HostMemory>> {
+        let host = (0..ATTEMPTS).find_map(|_| {
+            let host = self.try_share_host();
+            if host.is_none() {
+                spin_loop();
+            }
+            host
+        })?;
+        // Written only when it is not so, since all CPUs come here.
+        if self.faults_put_off.load(Ordering::Relaxed) != 0 {
             self.faults_put_off.store(0, Ordering::Relaxed);
-        } else {
-            self.faults_put_off.fetch_add(1, Ordering::Relaxed);
         }
-        host
+        Some(host)
     }
 }
 

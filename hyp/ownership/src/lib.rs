@@ -23,6 +23,7 @@ pub mod lock;
 mod ownership;
 pub mod page_cache;
 mod reserve;
+pub mod shared_lock;
 #[cfg(feature = "specification")]
 pub mod specification;
 pub mod state;

@@ -53,7 +53,7 @@ pub fn install_order_check(held_ranks: HeldRanks) {
 }
 
 /// Notes that the calling CPU is about to wait for a lock of `rank`.
-fn note_acquired(rank: Rank) {
+pub(crate) fn note_acquired(rank: Rank) {
     if cfg!(debug_assertions)
         && let Some(held_ranks) = HELD_RANKS.get()
     {
@@ -65,7 +65,7 @@ fn note_acquired(rank: Rank) {
 }
 
 /// Notes that the calling CPU has given back, or has not got, its lock of `rank`.
-fn note_released(rank: Rank) {
+pub(crate) fn note_released(rank: Rank) {
     if cfg!(debug_assertions)
         && let Some(held_ranks) = HELD_RANKS.get()
     {

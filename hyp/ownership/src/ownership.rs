@@ -3,7 +3,8 @@
 use crate::annotation;
 use crate::environment::Environment;
 use crate::ledger::{Ledger, LedgerError};
-use crate::lock::{Guard, Lock, Rank};
+use crate::lock::{Lock, Rank};
+use crate::shared_lock::{ExclusiveGuard, SharedGuard, SharedLock};
 use crate::state::{Component, PageState};
 use abi::{Error, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use core::fmt;
@@ -51,7 +52,7 @@ impl fmt::Display for StartError {
 /// other.
 pub struct Ownership {
     pub(crate) ledger: Ledger,
-    pub(crate) host: Lock<HostMemory>,
+    pub(crate) host: SharedLock<HostMemory>,
     hyp: Lock<El2Stage1>,
     /// Faults of the host that found its lock taken, since the last that did not.
     pub(crate) faults_put_off: AtomicU32,
@@ -59,7 +60,7 @@ pub struct Ownership {
     pfn_limit: u64,
 }
 
-/// The host's stage 2. Holding its lock is what allows to write the ledger.
+/// The host's stage 2. Holding its lock alone is what allows to write the ledger; who shares it may resolve faults.
 pub(crate) struct HostMemory {
     pub(crate) stage2: Stage2,
 }
@@ -85,7 +86,7 @@ impl Ownership {
         let pfn_limit = host.geometry().input_size() / PAGE_SIZE;
         Ok(Self {
             ledger,
-            host: Lock::new(Rank::Host, HostMemory { stage2: host }),
+            host: SharedLock::new(Rank::Host, HostMemory { stage2: host }),
             hyp: Lock::new(Rank::Hyp, hyp),
             faults_put_off: AtomicU32::new(0),
             carve_out,
@@ -135,14 +136,14 @@ impl Ownership {
         self.pfn_limit
     }
 
-    /// Takes the host's lock.
-    pub(crate) fn lock_host(&self) -> Guard<'_, HostMemory> {
+    /// Takes the host's lock alone.
+    pub(crate) fn lock_host(&self) -> ExclusiveGuard<'_, HostMemory> {
         self.host.lock()
     }
 
-    /// Takes the host's lock if nobody holds it or waits for it.
-    pub(crate) fn try_lock_host(&self) -> Option<Guard<'_, HostMemory>> {
-        self.host.try_lock()
+    /// Takes the host's lock beside others who share it, unless a CPU holds it alone or waits to.
+    pub(crate) fn try_share_host(&self) -> Option<SharedGuard<'_, HostMemory>> {
+        self.host.try_share()
     }
 }
 

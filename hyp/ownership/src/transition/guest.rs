@@ -9,6 +9,7 @@ use crate::ledger::{Ledger, PageRange};
 use crate::lock::Guard;
 use crate::ownership::{HostMemory, Ownership};
 use crate::reserve::ReservedFrames;
+use crate::shared_lock::ExclusiveGuard;
 use crate::state::{Component, MAX_COUNT, PageState};
 use abi::{Error, Gfn, PAGE_SIZE, Pfn};
 use pgtable::{Stage2Attributes, Stage2Execute};
@@ -16,7 +17,7 @@ use pgtable::{Stage2Attributes, Stage2Execute};
 /// What all transitions between the host and a guest hold.
 pub(super) struct Parts<'a, E: Environment> {
     pub(super) ledger: &'a Ledger,
-    pub(super) host: Guard<'a, HostMemory>,
+    pub(super) host: ExclusiveGuard<'a, HostMemory>,
     pub(super) guest: Guard<'a, GuestMemory>,
     pub(super) env: ReservedFrames<'a, E>,
 }

@@ -7,6 +7,7 @@ use crate::ledger::{Ledger, PageRange};
 use crate::lock::Guard;
 use crate::ownership::{HostMemory, Ownership, table_error};
 use crate::reserve::ReservedFrames;
+use crate::shared_lock::ExclusiveGuard;
 use crate::state::{Component, PageState};
 use abi::{Error, Pfn, VirtAddr};
 use pgtable::{El2Attributes, El2Stage1, MapOptions};
@@ -18,7 +19,7 @@ const PAGES_ONLY: MapOptions = MapOptions { force_pages: true, replace_annotatio
 /// What all transitions between host and hyp hold.
 struct Parts<'a, E: Environment> {
     ledger: &'a Ledger,
-    host: Guard<'a, HostMemory>,
+    host: ExclusiveGuard<'a, HostMemory>,
     hyp: Guard<'a, El2Stage1>,
     env: ReservedFrames<'a, E>,
     pages: PageRange,

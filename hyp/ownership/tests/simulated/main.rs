@@ -1,5 +1,6 @@
 //! The transitions over a simulated machine: real tables, hostile TLBs, and the specification beside them.
 
+mod beside;
 mod common;
 mod faults;
 mod known_bugs;

@@ -148,7 +148,8 @@ impl World {
             cpu.load_vttbr(host.vttbr_el2());
             cpu.isb();
         }
-        let hyp_config = El2Config { va_bits: 40, pa_bits: PA_BITS, tlbi: Default::default() };
+        let hyp_config =
+            El2Config { va_bits: 40, pa_bits: PA_BITS, hardware_access_flag: false, tlbi: Default::default() };
         let hyp = El2Stage1::new(machine.take_root(1), hyp_config).unwrap();
         machine.track_el2(&hyp);
         let memory = [range_of(LOW, LOW_PAGES), range_of(HIGH, HIGH_PAGES)];
@@ -198,6 +199,7 @@ impl World {
         let config = Stage2Config::new(IPA_BITS, PA_BITS);
         let stage2 = Stage2::new(first.checked_address().unwrap(), config, number as u16 + 1).unwrap();
         self.machine.track_stage2(&stage2);
+        self.machine.guard_caches(stage2.root());
         self.guests.push(TestGuest { slot, memory: GuestMemory::locked(stage2, slot, protected), root: first });
         self.specification = self.specification.create(slot, protected, GFN_LIMIT);
         if cached != 0 {
