@@ -1,8 +1,8 @@
 //! The access flag, by which software learns what is in use (Arm ARM D8.4.4).
 //!
-//! While AF is clear, the first access faults, or the hardware sets AF by itself where that is enabled. A descriptor with
-//! AF clear is not kept in a TLB, as is none that gives rise to a translation, address size or access flag fault (D8.16):
-//! setting the flag needs no flush, and what is cleared must be flushed for the next access to be noticed.
+//! While AF is clear, the first access faults, or the hardware sets AF by itself where that is enabled. A descriptor
+//! with AF clear is not kept in a TLB, as is none that gives rise to a translation, address size or access flag fault
+//! (D8.16): setting the flag needs no flush, and what is cleared must be flushed for the next access to be noticed.
 
 use abi::PhysAddr;
 
@@ -17,18 +17,18 @@ use crate::shared::Outcome;
 use crate::table::PageTable;
 use crate::walker::{Entry, Step, Visitor};
 
-/// How often [`PageTable::make_young`] reads a leaf again that has changed under its hands. The hardware sets the flag once;
-/// another CPU got on each other time.
+/// How often [`PageTable::make_young`] reads a leaf again that has changed under its hands. The hardware sets the flag
+/// once; another CPU got on each other time.
 const ATTEMPTS: u32 = 8;
 
 impl<R: Regime> PageTable<R> {
     /// Clears the access flag of every leaf in the range, and tells whether one was set: whether anything of the range
-    /// was accessed since the last call, or was mapped with the flag set. The next access to each is noticed again. A leaf
-    /// that the range cuts through is asked and cleared as a whole; what is not mapped is skipped.
+    /// was accessed since the last call, or was mapped with the flag set. The next access to each is noticed again. A
+    /// leaf that the range cuts through is asked and cleared as a whole; what is not mapped is skipped.
     ///
     /// # Errors
-    /// [`TableError::Misaligned`], [`TableError::BadRange`]; [`TableError::Corrupt`], which may be found when some flags are
-    /// cleared already.
+    /// [`TableError::Misaligned`], [`TableError::BadRange`]; [`TableError::Corrupt`], which may be found when some
+    /// flags are cleared already.
     pub fn test_and_clear_young<E: Environment + ?Sized>(
         &mut self,
         environment: &mut E,
@@ -43,8 +43,8 @@ impl<R: Regime> PageTable<R> {
         result.map(|()| was_young)
     }
 
-    /// Sets the access flag of the leaf that decides for `input`, any alignment: what an access flag fault asks for. May run
-    /// on several CPUs at once, beside the operations of [`shared`](crate::shared).
+    /// Sets the access flag of the leaf that decides for `input`, any alignment: what an access flag fault asks for.
+    /// May run on several CPUs at once, beside the operations of [`shared`](crate::shared).
     ///
     /// # Errors
     /// [`TableError::NotMapped`] where no leaf is valid there; [`TableError::BadRange`], [`TableError::Corrupt`].

@@ -30,9 +30,9 @@ impl<R: Regime> PageTable<R> {
         self.change(environment, action, tables, start, end)
     }
 
-    /// Takes the right to write from all that is mapped in the range: S2AP\[1\] of stage 2 is cleared, AP\[2\] of stage 1
-    /// set. All other attributes stay, and so does what is not mapped. No CPU can write to the range through this table
-    /// when this returns: dirty logging starts here.
+    /// Takes the right to write from all that is mapped in the range: S2AP\[1\] of stage 2 is cleared, AP\[2\] of stage
+    /// 1 set. All other attributes stay, and so does what is not mapped. No CPU can write to the range through this
+    /// table when this returns: dirty logging starts here.
     ///
     /// # Errors
     /// [`TableError::OutOfFrames`] where a writable block had to be split; [`TableError::Misaligned`],

@@ -15,8 +15,8 @@ use crate::walker::{Entry, Step, Visitor, slot};
 impl<R: Regime> PageTable<R> {
     /// Replaces each table that lies in the range as a whole, and that one descriptor could stand for, by that
     /// descriptor, and frees it: 512 leaves with the same attributes that follow each other linearly, from an aligned
-    /// address, become a block of 2 MiB, and 512 of those one of 1 GiB; 512 times the same annotation, or nothing, becomes
-    /// one. What is mapped, and how, stays. Returns how many tables went.
+    /// address, become a block of 2 MiB, and 512 of those one of 1 GiB; 512 times the same annotation, or nothing,
+    /// becomes one. What is mapped, and how, stays. Returns how many tables went.
     ///
     /// All tables are unlinked before one flush, and blocks made after it: accesses to them fault meanwhile.
     ///
@@ -164,8 +164,8 @@ fn is_uniform<F: TableFrames + ?Sized>(frames: &F, raw: u64, level: u8) -> bool 
     (1..ENTRIES).all(|index| summary_of(frames, slot(page, index), below) == first.wrapping_add(index * step))
 }
 
-/// True where a leaf of the table at `page`, whose descriptors are of `level`, or of those beneath it has its access flag
-/// set.
+/// True where a leaf of the table at `page`, whose descriptors are of `level`, or of those beneath it has its access
+/// flag set.
 fn is_young<F: TableFrames + ?Sized>(frames: &F, page: PhysAddr, level: u8) -> bool {
     (0..ENTRIES).any(|index| {
         let raw = frames.read(slot(page, index));

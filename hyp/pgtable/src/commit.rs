@@ -1,7 +1,7 @@
 //! Carries out a planned change, with break-before-make where it is due and as few flushes as will do.
 //!
-//! What needs a break is broken on the way through the range, and all of it is flushed at once at the end; a second walk
-//! makes it then. Meanwhile the invalid descriptor itself holds what it is to become: see [`pending`].
+//! What needs a break is broken on the way through the range, and all of it is flushed at once at the end; a second
+//! walk makes it then. Meanwhile the invalid descriptor itself holds what it is to become: see [`pending`].
 
 use abi::PhysAddr;
 
@@ -17,8 +17,8 @@ use crate::regime::{Change, Regime};
 use crate::reserve::Reserve;
 use crate::walker::{Entry, Step, Subtree, Visitor, slot};
 
-/// Tells a descriptor that is to be made valid from a table's that is to be freed, both [`Kind::Unlinked`]. No attribute
-/// has this bit.
+/// Tells a descriptor that is to be made valid from a table's that is to be freed, both [`Kind::Unlinked`]. No
+/// attribute has this bit.
 const PENDING: u64 = 1 << 62;
 /// The descriptor that is to be made is a block's. No attribute has this bit either.
 const PENDING_BLOCK: u64 = 1 << 63;
@@ -97,8 +97,8 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
     }
 
     /// Ends the operation, whose walk over the offsets from `start` to `end` of `tables` came to `result`: flushes or
-    /// publishes what is left to do, makes what was broken, frees what was unlinked, and gives back the frames that were
-    /// set aside and not used.
+    /// publishes what is left to do, makes what was broken, frees what was unlinked, and gives back the frames that
+    /// were set aside and not used.
     #[inline(always)]
     pub(crate) fn finish(
         mut self,
@@ -318,8 +318,8 @@ impl<R: Regime, E: Environment + ?Sized> Visitor for Commit<'_, R, E> {
     }
 }
 
-/// Sets the access flag of all leaves of the table at `page`, whose descriptors are of `level`, and of those beneath it.
-/// Nothing refers to it yet.
+/// Sets the access flag of all leaves of the table at `page`, whose descriptors are of `level`, and of those beneath
+/// it. Nothing refers to it yet.
 fn set_access_flags<F: TableFrames + ?Sized>(frames: &F, page: PhysAddr, level: u8) {
     for slot in (0..ENTRIES).map(|index| slot(page, index)) {
         let raw = frames.read(slot);

@@ -14,8 +14,8 @@ use crate::table::PageTable;
 use crate::walker::{Entry, Step, Visitor};
 
 impl<R: Regime> PageTable<R> {
-    /// Writes what the table maps and notes, a line for each run of descriptors of one level that are linear and have the
-    /// same attributes, in ascending order:
+    /// Writes what the table maps and notes, a line for each run of descriptors of one level that are linear and have
+    /// the same attributes, in ascending order:
     ///
     /// ```text
     /// 0x0000000040000000-0x00000000405fffff     6M block level 2 -> 0x000080000000 MemAttr=Normal SH=Inner S2AP=RW XN=none AF=1
@@ -55,9 +55,9 @@ struct Run {
 }
 
 impl Run {
-    /// True where the descriptor `raw` of `level`, which decides for `base` on, is one more of the run.
+    /// True where the next descriptor, `raw` of `level` which decides for `base` on, is one more of the run.
     fn goes_on(&self, raw: u64, level: u8, base: u64) -> bool {
-        if level != self.level || base != self.end {
+        if level != self.level {
             return false;
         }
         if !is_leaf(self.raw, level) {

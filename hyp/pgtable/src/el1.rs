@@ -38,8 +38,8 @@ pub struct El1Config {
     pub half: VirtualHalf,
     /// Address space identifier; 8 bits, since every CPU has those.
     pub asid: u8,
-    /// The hardware sets AF on the first access (TCR_EL1.HA = 1; takes FEAT_HAFDBS), where it would fault otherwise. The
-    /// tables of both halves that are used together agree on it.
+    /// The hardware sets AF on the first access (TCR_EL1.HA = 1; takes FEAT_HAFDBS), where it would fault otherwise.
+    /// The tables of both halves that are used together agree on it.
     pub hardware_access_flag: bool,
     /// TLB features.
     pub tlbi: TlbiFeatures,
@@ -65,8 +65,8 @@ impl El1Config {
 /// larger of the two.
 ///
 /// # Errors
-/// [`TableError::BadConfiguration`] where a size is out of range, a configuration is given for the other half, or the two
-/// do not agree on the hardware's update of the access flag, which is one for both.
+/// [`TableError::BadConfiguration`] where a size is out of range, a configuration is given for the other half, or the
+/// two do not agree on the hardware's update of the access flag, which is one for both.
 pub fn tcr_el1(lower: Option<&El1Config>, upper: Option<&El1Config>) -> Result<u64, TableError> {
     const EPD0: u64 = 1 << 7;
     const EPD1: u64 = 1 << 23;

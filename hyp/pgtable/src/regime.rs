@@ -103,8 +103,8 @@ pub trait Regime: Copy + fmt::Debug {
     /// software bits.
     fn live_bits(&self) -> u64;
 
-    /// The bits of a leaf to clear, and those to set, that no CPU may write through it any more, be it by the hardware's
-    /// own update of the dirty state. They are among [`live_bits`](Self::live_bits).
+    /// The bits of a leaf to clear, and those to set, so that no CPU may write through it any more, be it by the
+    /// hardware's own update of the dirty state. They are among [`live_bits`](Self::live_bits).
     fn write_protection(&self) -> (u64, u64);
 
     /// True where instructions may be fetched through a leaf with these bits.

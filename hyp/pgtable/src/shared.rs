@@ -4,8 +4,9 @@
 //! around the table therefore lets faults run side by side, and no table is freed while one of them may be in it.
 //!
 //! Each changes one descriptor, by compare-exchange. Whoever finds it vacant makes it; whoever has to break it first
-//! puts the value [`LOCKED`] there, which nobody else replaces, until the old one is flushed. A CPU that loses a race
-//! looks again, a bounded number of times: what it wanted has mostly been done then.
+//! puts a value of its own there, [`Descriptor::Locked`](crate::Descriptor::Locked), which nobody else replaces, until the
+//! old one is flushed. A CPU that loses a race looks again, a bounded number of times: what it wanted has mostly been done
+//! then.
 
 use abi::PhysAddr;
 

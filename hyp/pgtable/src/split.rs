@@ -8,9 +8,9 @@ use crate::regime::Regime;
 use crate::table::PageTable;
 
 impl<R: Regime> PageTable<R> {
-    /// Splits the blocks of the range down to leaves of `level`: 2 for 2 MiB, 3 for 4 KiB. What is mapped, and how, stays;
-    /// leaves that are small enough are left alone, as is what is not mapped. A block that the range cuts through is split
-    /// where it lies in the range, and into the largest leaves that fit elsewhere.
+    /// Splits the blocks of the range down to leaves of `level`: 2 for 2 MiB, 3 for 4 KiB. What is mapped, and how,
+    /// stays; leaves that are small enough are left alone, as is what is not mapped. A block that the range cuts
+    /// through is split where it lies in the range, and into the largest leaves that fit elsewhere.
     ///
     /// All blocks are broken before one flush, and made after it: accesses to them fault meanwhile.
     ///
@@ -28,7 +28,8 @@ impl<R: Regime> PageTable<R> {
             return Err(TableError::BadRange);
         }
         let (start, end) = self.range(input, size)?;
-        // A leaf of the right size that the range cuts through is in it as a whole. The input space ends where one does.
+        // A leaf of the right size that the range cuts through is in it as a whole. The input space ends where one
+        // does.
         let mask = entry_size(level) - 1;
         let (start, end) = (start & !mask, end.wrapping_add(mask) & !mask);
         let tables = self.tables().enclosing(&*environment, start, end);

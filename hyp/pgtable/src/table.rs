@@ -23,8 +23,8 @@ pub struct MapOptions {
     /// Map over annotations, which are lost; otherwise they are an error.
     pub replace_annotations: bool,
     /// Clean and invalidate the memory to the point of coherency where the mapping may bypass the caches; where it is
-    /// executable, clean at least to the point of unification and invalidate the instruction cache. All before it can be
-    /// reached.
+    /// executable, clean at least to the point of unification and invalidate the instruction cache. All before it can
+    /// be reached.
     pub synchronise_caches: bool,
 }
 
@@ -222,8 +222,8 @@ impl<R: Regime> PageTable<R> {
         Subtree::whole(self.regime.geometry(), self.root)
     }
 
-    /// Checks that `action` may be done all over the range, which `tables` decide for, and sets aside the frames that it
-    /// takes.
+    /// Checks that `action` may be done all over the range, which `tables` decide for, and sets aside the frames that
+    /// it takes.
     #[inline]
     fn prepare<E: Environment + ?Sized>(
         environment: &mut E,
@@ -399,8 +399,8 @@ impl<F: TableFrames + ?Sized, C: FnMut(PhysAddr)> Visitor for Tables<'_, F, C> {
 }
 
 impl PageTable<Stage2Regime> {
-    /// Leaves the range invalid, with `annotation` noted in every descriptor, or vacant where it is `None`; otherwise as
-    /// [`unmap`](Self::unmap). The largest descriptors that fit are used: a whole block's range takes one.
+    /// Leaves the range invalid, with `annotation` noted in every descriptor, or vacant where it is `None`; otherwise
+    /// as [`unmap`](Self::unmap). The largest descriptors that fit are used: a whole block's range takes one.
     ///
     /// # Errors
     /// [`TableError::OutOfFrames`] where a block or a larger invalid range had to be split;

@@ -1,9 +1,10 @@
 //! Tables as text, to the letter.
 
+use std::cell::Cell;
 use std::fmt::Write;
 
 use abi::{Ipa, PhysAddr, VirtAddr};
-use memsim::Machine;
+use memsim::{Cpu, Machine};
 use pgtable::{
     Annotation, El1Attributes, El1Config, El1Stage1, El2Attributes, El2Config, El2Stage1, MapOptions, MemoryType,
     Shareability, Stage2Attributes, Stage2Config, Stage2Execute, Stage2Memory, TableFrames, TlbiFeatures, VirtualHalf,
@@ -159,27 +160,72 @@ fn what_cannot_be_decoded_is_shown_and_does_not_end_the_dump() {
     bench.finish();
 }
 
-#[test]
-fn a_dump_ends_where_its_text_does() {
-    /// Takes so many bytes.
-    struct Short(usize);
+/// Takes so many bytes.
+struct Short(usize);
 
-    impl Write for Short {
-        fn write_str(&mut self, text: &str) -> std::fmt::Result {
-            self.0 = self.0.checked_sub(text.len()).ok_or(std::fmt::Error)?;
-            Ok(())
-        }
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 = self.0.checked_sub(text.len()).ok_or(std::fmt::Error)?;
+        Ok(())
+    }
+}
+
+/// Fails the first time.
+struct Once(bool);
+
+impl Write for Once {
+    fn write_str(&mut self, _text: &str) -> std::fmt::Result {
+        if std::mem::replace(&mut self.0, true) { Ok(()) } else { Err(std::fmt::Error) }
+    }
+}
+
+/// Counts what is read.
+struct Counting {
+    cpu: Cpu,
+    reads: Cell<u64>,
+}
+
+impl TableFrames for Counting {
+    fn allocate(&mut self) -> Option<PhysAddr> {
+        None
     }
 
+    fn free(&mut self, frame: PhysAddr) {
+        panic!("{frame} is freed by a dump");
+    }
+
+    fn read(&self, descriptor: PhysAddr) -> u64 {
+        self.reads.set(self.reads.get() + 1);
+        self.cpu.read(descriptor)
+    }
+
+    fn write(&self, descriptor: PhysAddr, _value: u64) {
+        panic!("{descriptor} is written by a dump");
+    }
+
+    fn compare_exchange(&self, descriptor: PhysAddr, _current: u64, _new: u64) -> Result<u64, u64> {
+        panic!("{descriptor} is written by a dump");
+    }
+}
+
+#[test]
+fn a_dump_ends_where_its_text_does() {
     let mut bench = Bench::new();
     for page in 0..3 {
         bench.lay(GIB + 2 * page * PAGE, 0, PAGE, Stage2Attributes::memory(), true);
     }
+    bench.lay(GIB + PAGE, 0, PAGE, Stage2Attributes::memory(), true);
+    bench.lay(512 * GIB, 0, PAGE, Stage2Attributes::memory(), true);
     let whole = text(&bench).len();
-    assert_eq!(text(&bench).lines().count(), 3);
+    assert_eq!(text(&bench).lines().count(), 5);
     assert!(bench.table.dump(&bench.cpu, &mut Short(whole)).is_ok());
     for bytes in 0..whole {
         assert!(bench.table.dump(&bench.cpu, &mut Short(bytes)).is_err(), "{bytes} of {whole} bytes");
     }
+    assert!(bench.table.dump(&bench.cpu, &mut Once(false)).is_err(), "what comes after an error does not undo it");
+    // The first line is written when the page after it has been read. Each table on the way costs a few reads more.
+    let counting = Counting { cpu: bench.cpu.clone(), reads: Cell::new(0) };
+    assert!(bench.table.dump(&counting, &mut Short(0)).is_err());
+    assert!((3..24).contains(&counting.reads.get()), "{} reads", counting.reads.get());
     bench.finish();
 }

@@ -42,7 +42,8 @@ impl Bench {
     }
 }
 
-/// Descriptors that were valid are written before the first invalidation only, and those that become valid after the last.
+/// Descriptors that were valid are written before the first invalidation only, and those that become valid after the
+/// last.
 #[track_caller]
 fn assert_one_batch(events: &[Event]) {
     let first = events.iter().position(|event| matches!(event, Event::Tlbi(_))).expect("a flush");
@@ -346,6 +347,8 @@ fn a_range_that_cuts_two_blocks_is_remapped_with_one_flush() {
     assert_eq!(result, Ok(()));
     assert_one_batch(&events);
     assert_eq!(tlbis(&events).len(), 2);
+    let publishes = events.iter().filter(|event| matches!(event, Event::Dsb(DsbKind::Ishst))).count();
+    assert_eq!(publishes, 1, "what was broken is made on the way, without a walk of its own");
     for ipa in [start - PAGE, end] {
         assert_eq!(bench.mapping(ipa), Some((ipa, odd())), "{ipa:#x}");
     }

@@ -141,6 +141,12 @@ fn what_is_small_or_not_mapped_is_left_alone() {
         assert_eq!((result, events), (Ok(()), vec![]), "{ipa:#x}");
     }
     assert_eq!(bench.machine.allocated_frames(), frames);
+    // A table of pages is not even looked into.
+    let next = |table: u64| bench.cpu.read(PhysAddr::new(table)) & 0xffff_ffff_f000;
+    let slot = PhysAddr::new(next(next(bench.table.root().raw() + 8)) + 100 * 8);
+    bench.cpu.write(slot, 0x1000_0002);
+    assert_eq!(bench.split(GIB, MIB2, 3), Ok(()));
+    bench.cpu.write(slot, 0);
     assert_eq!(bench.split(0, 1 << 40, 3), Ok(()));
     assert_eq!(bench.machine.allocated_frames(), frames + 1, "the block of 2 MiB");
     assert_eq!(bench.leaf(2 * GIB).annotation(), note);
