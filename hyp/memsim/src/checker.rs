@@ -1,6 +1,6 @@
 //! The judge: follows every event, and knows at any time what a CPU may still use.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use abi::{Pfn, PhysAddr, PhysRange};
 use pgtable::geometry::entry_size;
@@ -73,8 +73,8 @@ pub(crate) struct State {
     /// Pages that were unlinked, by frame number; kept until that is clean.
     pub(crate) detached: BTreeMap<u64, Detached>,
     pub(crate) stale: Vec<Stale>,
-    /// Slots with a stale value, and how many.
-    pub(crate) unclean: HashMap<u64, u32>,
+    /// Slots with a stale value.
+    pub(crate) unclean: HashSet<u64>,
     /// Descriptors that do not hold what was written there.
     pub(crate) foreign: HashMap<u64, Foreign>,
     pub(crate) locks: Locks,
@@ -104,7 +104,7 @@ impl State {
             live: BTreeMap::new(),
             detached: BTreeMap::new(),
             stale: Vec::new(),
-            unclean: HashMap::new(),
+            unclean: HashSet::new(),
             foreign: HashMap::new(),
             locks: Locks::default(),
             marked: HashMap::new(),
@@ -240,7 +240,7 @@ impl State {
         if old == new {
             return;
         }
-        if self.unclean.contains_key(&slot.raw()) {
+        if self.unclean.contains(&slot.raw()) {
             self.stale.iter_mut().filter(|stale| stale.slot == slot).for_each(|stale| stale.overwritten(cpu));
         }
         let was_valid = before != Meaning::Invalid;
@@ -288,7 +288,7 @@ impl State {
     /// A descriptor becomes valid: nothing that decided for the same input may be left in a TLB.
     fn check_flushed(&mut self, cpu: usize, tree: usize, slot: PhysAddr, offset: u64, size: u64) {
         let kind = self.tree(tree).kind;
-        if self.unclean.contains_key(&slot.raw()) {
+        if self.unclean.contains(&slot.raw()) {
             self.violate(cpu, format!("{slot} is made valid before its old value is flushed ({kind})"));
             return;
         }

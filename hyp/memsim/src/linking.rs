@@ -183,7 +183,7 @@ impl State {
         stale.group = group;
         self.stale.push(stale);
         self.outputs[page.tree].add(value, page.level);
-        *self.unclean.entry(slot.raw()).or_default() += 1;
+        self.unclean.insert(slot.raw());
     }
 
     /// Forgets stale values that are clean by now, and unlinked pages that nothing refers to any more.
@@ -195,10 +195,7 @@ impl State {
             }
             !stale.is_clean()
         });
-        self.unclean.clear();
-        for stale in &self.stale {
-            *self.unclean.entry(stale.slot.raw()).or_default() += 1;
-        }
+        self.unclean = self.stale.iter().map(|stale| stale.slot.raw()).collect();
         let groups: HashSet<u64> = self.stale.iter().filter_map(|stale| stale.group).collect();
         self.detached.retain(|_, page| groups.contains(&page.group));
     }

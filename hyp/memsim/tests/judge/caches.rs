@@ -198,12 +198,25 @@ fn what_is_written_through_the_mapping_is_left_to_those_behind_it() {
 
 #[test]
 fn what_was_dirty_before_the_guard_is_judged_by_what_was_mapped_then() {
-    let mut guarded = Guarded::new(false);
-    assert_eq!(guarded.map(BLOCK_SIZE, data()), "");
-    guarded.machine.fill_page(0, Pfn::new(MEMORY >> 12), 1);
-    guarded.machine.guard_caches(guarded.table.root());
-    guarded.unmap(0x1000);
-    assert_eq!(guarded.map(0x1000, data()), "");
+    let page = bytes(MEMORY, 0x1000);
+    let maintenance: [fn(&Cpu, PhysRange); 3] = [
+        |_, _| (),
+        // Only dirty is left, or only what may be fetched.
+        |cpu, page| {
+            cpu.clean_to_pou(page);
+            cpu.invalidate_instruction_cache(page);
+        },
+        |cpu, page| cpu.clean_invalidate_to_poc(page),
+    ];
+    for maintain in maintenance {
+        let mut guarded = Guarded::new(false);
+        assert_eq!(guarded.map(BLOCK_SIZE, Stage2Attributes::memory()), "");
+        guarded.machine.fill_page(0, Pfn::containing(page.start), 1);
+        maintain(&guarded.cpu, page);
+        guarded.machine.guard_caches(guarded.table.root());
+        guarded.unmap(0x1000);
+        assert_eq!(guarded.map(0x1000, Stage2Attributes::memory()), "");
+    }
 }
 
 #[test]

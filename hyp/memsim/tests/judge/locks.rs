@@ -38,6 +38,15 @@ fn a_lock_is_taken_and_released_by_its_holder() {
 }
 
 #[test]
+fn a_lock_knows_what_it_was_declared_as() {
+    let (scene, first) = guarded();
+    let second = scene.machine.declare_lock("second", 7);
+    assert_eq!((first.index(), first.name(), first.rank()), (0, "host tables", 2));
+    assert_eq!((second.index(), second.name(), second.rank()), (1, "second", 7));
+    assert_eq!(second.to_string(), "second");
+}
+
+#[test]
 fn a_lock_is_not_taken_twice() {
     for again in [Hold::Exclusive, Hold::Shared] {
         let (scene, lock) = guarded();
@@ -155,6 +164,13 @@ fn a_marked_descriptor_is_stored_to_by_the_cpu_that_marked_it() {
     scene.cpu.write(vacant(&scene), NEW);
     scene.expect_none();
     scene.cpu.write(vacant(&scene), NEW | 1 << 55);
+    scene.expect_violation("not held exclusively");
+
+    // What is merely vacant, another may take at any time.
+    let (scene, lock) = guarded();
+    scene.cpu.acquire(lock, Hold::Shared);
+    assert!(scene.cpu.compare_exchange(scene.level3, 0x8000_0000 | PAGE, 0).is_ok());
+    scene.cpu.write(scene.level3, 0);
     scene.expect_violation("not held exclusively");
 
     let (scene, lock) = guarded();

@@ -1,7 +1,7 @@
 //! What a stage-1 tree needs that stage 2 does not, and the other way round.
 
-use crate::scene::{Do, IPA, ISH, PAGE, SY, Scene, TABLE, VMALLE1IS, VMALLS12E1IS, by_ipa, kind};
-use abi::{PhysAddr, VirtAddr};
+use crate::scene::{Do, IPA, ISH, PAGE, SY, Scene, TABLE, VMALLE1IS, VMALLS12E1IS, VMID, by_ipa, kind};
+use abi::{Ipa, PhysAddr, VirtAddr};
 use memsim::{Cpu, Machine};
 use pgtable::{
     DsbKind, El1Config, El1Stage1, El2Config, El2Stage1, Maintenance, TableFrames, Tlbi, TlbiFeatures, VirtualHalf,
@@ -201,6 +201,27 @@ fn nothing_is_mapped_over_what_another_cpu_has_not_flushed() {
 }
 
 #[test]
+fn beside_what_is_not_flushed_all_may_be_mapped() {
+    let scene = Scene::new(2);
+    let slot = |index: u64| scene.level3.checked_add(index * 8).unwrap();
+    scene.cpu.write(slot(0), 0);
+    scene.run(&[ISH, VMALLS12E1IS, ISH]);
+    scene.cpu.write(slot(1), 0x8000_1000 | PAGE);
+    scene.run(&[crate::scene::ISHST]);
+    scene.cpu.write(slot(1), 0);
+    for index in [0, 2] {
+        scene.cpu.write(slot(index), (0x8000_0000 + index * 0x1000) | PAGE);
+        scene.expect_none();
+    }
+    // The same input in another tree.
+    let root = scene.machine.take_root(1);
+    let config = pgtable::Stage2Config::new(39, 48);
+    scene.machine.track_stage2(&pgtable::Stage2::new(root, config, 9).unwrap());
+    scene.cpu.write(root.checked_add(8).unwrap(), 0xc000_0000 | crate::scene::BLOCK);
+    scene.expect_none();
+}
+
+#[test]
 fn another_tree_that_comes_publishes_nothing() {
     let scene = Scene::new(2);
     scene.cpu.write(scene.level3.checked_add(8).unwrap(), 0x8000_1000 | PAGE);
@@ -211,4 +232,43 @@ fn another_tree_that_comes_publishes_nothing() {
     scene.run(&[crate::scene::ISHST]);
     assert_eq!(scene.machine.translations(kind(), IPA + 0x1000).len(), 1);
     scene.machine.assert_clean();
+}
+
+#[test]
+fn tables_that_come_and_go_with_all_beneath_are_known_by_place() {
+    for is_disturbed in [false, true] {
+        let mut scene = Scene::new(2);
+        if is_disturbed {
+            // Beside what is of interest here.
+            scene.machine.corrupt(scene.level3.checked_add(8).unwrap(), 0x1000);
+        }
+        let (level2, level3) = (scene.cpu.allocate().unwrap(), scene.cpu.allocate().unwrap());
+        let page = level3.checked_add(5 * 8).unwrap();
+        let table = level2.checked_add(7 * 8).unwrap();
+        scene.cpu.write(page, 0x8000_5000 | PAGE);
+        scene.cpu.write(table, level3.raw() | TABLE);
+        let slot = scene.root.checked_add(3 * 8).unwrap();
+        scene.cpu.write(slot, level2.raw() | TABLE);
+        scene.run(&[crate::scene::ISHST]);
+        let input = 3 << 30 | 7 << 21 | 5 << 12;
+        assert_eq!(scene.machine.translations(kind(), input).len(), 1);
+        scene.cpu.write(slot, 0);
+        let unfinished = scene.machine.unfinished();
+        for (slot, input, level) in [(slot, 3 << 30, 1), (table, 3 << 30 | 7 << 21, 2), (page, input, 3)] {
+            let held = format!("what {slot} held");
+            let line = unfinished.iter().find(|line| line.contains(&held)).unwrap();
+            assert!(line.contains(&format!("for input {input:#x} at level {level}, may still be used")), "{line}");
+        }
+        assert_eq!(unfinished.len(), 3 + usize::from(is_disturbed), "{unfinished:#?}");
+        assert_eq!(scene.machine.reachable(VMID, Ipa::new(input)), [PhysAddr::new(0x8000_5000)]);
+        scene.run(&[ISH, by_ipa(input), ISH, VMALLE1IS, ISH]);
+        assert_eq!(scene.machine.unfinished().len(), usize::from(is_disturbed));
+        scene.expect_none();
+    }
+    let mut scene = Scene::new(2);
+    let child = scene.cpu.allocate().unwrap();
+    let slot = child.checked_add(5 * 8).unwrap();
+    scene.cpu.write(slot, child.raw() | PAGE);
+    scene.cpu.write(scene.level2.checked_add(8).unwrap(), child.raw() | TABLE);
+    scene.expect_violation(&format!("{slot} of stage 2 of VMID 5 maps {child}"));
 }

@@ -1,8 +1,9 @@
 //! Roots and VMIDs: one belongs to the other as long as a TLB may hold anything of it.
 
-use crate::scene::{Do, ISH, ISHST, Scene, VMALLE1IS, VMALLS12E1IS};
+use crate::scene::{BLOCK, Do, ISH, ISHST, PAGE, Scene, VMALLE1IS, VMALLS12E1IS, VMID};
 use abi::{Pfn, PhysRange};
-use pgtable::{Maintenance, Stage2, Stage2Config, TableFrames, Tlbi};
+use memsim::TreeKind;
+use pgtable::{DsbKind, Maintenance, Stage2, Stage2Config, TableFrames, Tlbi};
 
 /// VTTBR_EL2 for a root that no tree is watched at.
 fn vttbr(vmid: u64, root: u64) -> u64 {
@@ -61,7 +62,8 @@ fn a_vmid_that_is_loaded_again_is_in_use_again() {
 fn a_root_has_one_vmid() {
     let scene = Scene::new(2);
     scene.cpu.load_vttbr(vttbr(20, ROOT));
-    scene.other.load_vttbr(vttbr(20, ROOT));
+    let before = scene.other.load_vttbr(vttbr(20, ROOT));
+    assert_eq!((before, scene.other.vttbr()), (vttbr(VMID.into(), scene.root.raw()), vttbr(20, ROOT)));
     scene.expect_none();
     scene.other.load_vttbr(vttbr(21, ROOT));
     scene.expect_violation("VMID 20 was used with the root 0xa0000000");
@@ -93,7 +95,7 @@ fn a_vmid_whose_tree_is_gone_for_good_serves_another() {
     scene.run(&[ISH, VMALLS12E1IS, ISH]);
     scene.run(&[Do::Vttbr(6), Do::Isb, Do::Other(&Do::Vttbr(6)), Do::Other(&Do::Isb)]);
     scene.machine.forget(scene.root);
-    scene.cpu.load_vttbr(vttbr(crate::scene::VMID.into(), OTHER_ROOT));
+    scene.cpu.load_vttbr(vttbr(VMID.into(), OTHER_ROOT));
     scene.cpu.isb();
     scene.machine.assert_clean();
 }
@@ -126,4 +128,72 @@ fn a_root_that_is_loaded_is_not_used_for_anything_else() {
     scene.machine.zero_page(0, Pfn::containing(frame));
     scene.cpu.free(frame);
     scene.machine.assert_clean();
+}
+
+#[test]
+fn every_page_of_a_root_is_part_of_the_tree() {
+    let machine = Scene::new(2).machine;
+    let cpu = machine.cpu(0);
+    let root = machine.take_root(4);
+    let table = Stage2::new(root, Stage2Config::new(41, 48), 9).unwrap();
+    let kind = TreeKind::Stage2 { vmid: 9 };
+    // What stands there before counts as well as what comes afterwards.
+    let slot = |page: u64, index: u64| root.checked_add(page * 4096 + index * 8).unwrap();
+    for page in 0..4 {
+        cpu.write(slot(page, 0), (page << 34 | 0x80_0000_0000) | BLOCK);
+    }
+    machine.track_stage2(&table);
+    for page in 0..4 {
+        cpu.write(slot(page, 3), (page << 35 | 0x90_0000_0000) | BLOCK);
+    }
+    cpu.dsb(DsbKind::Ishst);
+    for page in 0..4 {
+        for (index, output) in [(0, page << 34 | 0x80_0000_0000), (3, page << 35 | 0x90_0000_0000)] {
+            let found = machine.translations(kind, page << 39 | index << 30);
+            assert_eq!((found.len(), found[0].output.raw(), found[0].current), (1, output, true));
+        }
+    }
+    machine.assert_clean();
+    for page in 0..4 {
+        cpu.write(slot(page, 3), 0);
+        let input = page << 39 | 3 << 30;
+        let stale = machine.translations(kind, input + 0x1234);
+        assert_eq!((stale.len(), stale[0].output.raw()), (1, page << 35 | 0x90_0000_1234));
+        assert!(machine.unfinished()[page as usize].contains(&format!("for input {input:#x} at level 1")));
+    }
+    machine.zero_page(0, Pfn::containing(slot(3, 0)));
+    let last = machine.violations().pop().unwrap();
+    assert!(last.message.contains("but is a table of stage 2 of VMID 9"), "{last}");
+}
+
+#[test]
+fn a_tree_that_goes_leaves_the_others_alone() {
+    let scene = Scene::new(2);
+    let root = scene.machine.take_root(1);
+    let table = Stage2::new(root, Stage2Config::new(39, 48), 9).unwrap();
+    scene.machine.track_stage2(&table);
+    // What is only noted maps nothing.
+    scene.cpu.write(root, 0x1234);
+    scene.cpu.write(scene.level3, 0);
+    scene.machine.forget(root);
+    scene.expect_none();
+    assert_eq!(scene.machine.unfinished().len(), 1);
+    assert_eq!(scene.reachable(), [0x8000_0000]);
+    scene.cpu.write(root, BLOCK);
+    scene.expect_none();
+    scene.cpu.write(scene.level3, 0x9000_0000 | PAGE);
+    scene.expect_violation("is made valid before its old value is flushed");
+}
+
+#[test]
+fn a_tree_is_found_by_its_root() {
+    let scene = Scene::new(2);
+    let root = scene.machine.take_root(1);
+    scene.machine.track_stage2(&Stage2::new(root, Stage2Config::new(39, 48), 9).unwrap());
+    let lock = scene.machine.declare_lock("of the second", 1);
+    scene.machine.guard_tree(root, lock);
+    scene.cpu.write(scene.level3.checked_add(8).unwrap(), 0x8000_1000 | PAGE);
+    scene.expect_none();
+    scene.cpu.write(root, 0x4000_0000 | BLOCK);
+    scene.expect_violation("of stage 2 of VMID 9 is written while of the second is not held at all");
 }

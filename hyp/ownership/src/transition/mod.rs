@@ -95,13 +95,15 @@ fn must_be_done(change: Result<(), TableError>) {
     assert!(change.is_ok(), "a checked change of a table failed: {change:?}");
 }
 
-/// Wipes every page of a range. Nobody can reach them.
+/// Wipes every page of a range, out of the instruction caches too, since whoever gets it next may execute what is there.
+/// Nobody can reach them.
 fn wipe_all<E: Environment>(env: &mut E, pages: &PageRange) {
     for index in 0..pages.count() {
         if let Some(page) = pages.first().checked_add(index) {
             env.wipe(page);
         }
     }
+    env.invalidate_instruction_cache(pages.bytes());
 }
 
 /// The frame that holds the byte at `address`.

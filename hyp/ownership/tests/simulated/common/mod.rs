@@ -143,6 +143,7 @@ impl World {
         let host_root = machine.take_root(host_config.root_pages().unwrap());
         let host = Stage2::new(host_root, host_config, 0).unwrap();
         machine.track_stage2(&host);
+        machine.guard_caches(host_root);
         for number in 0..2 {
             let cpu = machine.cpu(number);
             cpu.load_vttbr(host.vttbr_el2());
@@ -171,7 +172,7 @@ impl World {
             starved: false,
         };
         for page in (LOW..CARVE_OUT).chain(HIGH..HIGH + HIGH_PAGES) {
-            world.machine.fill_page(0, Pfn::new(page), DIRT);
+            world.dirty(Pfn::new(page));
         }
         world.compare("at the start");
         world
@@ -211,12 +212,25 @@ impl World {
 
     /// Lets the host write to all that it got back.
     pub fn dirty_host_pages(&mut self) {
+        let mut dirt = Vec::new();
         for (pfn, page) in &mut self.specification.pages {
             if page.owner == Component::Host && page.wiped {
                 page.wiped = false;
-                self.machine.fill_page(0, *pfn, DIRT);
+                dirt.push(*pfn);
             }
         }
+        for pfn in dirt {
+            self.dirty(pfn);
+        }
+    }
+
+    /// Writes to a page as the host may, that is, by whatever memory type. Its caches it leaves in order, so that only what
+    /// hyp neglects is seen.
+    fn dirty(&self, pfn: Pfn) {
+        self.machine.fill_page(0, pfn, DIRT);
+        let page = range_of(pfn.raw(), 1);
+        self.cpu.clean_invalidate_to_poc(page);
+        self.cpu.invalidate_instruction_cache(page);
     }
 
     /// Compares the implementation with the specification, and asks the machine whether all was done by the book.
