@@ -1,15 +1,18 @@
 //! RAM, by frame; a frame that was never written reads as zero.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use abi::{PAGE_SIZE, Pfn, PhysAddr};
+
+use crate::outputs::AddressHasher;
 
 /// Descriptors, or 64-bit words, in a frame.
 pub(crate) const WORDS: usize = 512;
 
 #[derive(Default)]
 pub(crate) struct Memory {
-    frames: HashMap<u64, Box<[u64; WORDS]>>,
+    frames: HashMap<u64, Box<[u64; WORDS]>, BuildHasherDefault<AddressHasher>>,
 }
 
 impl Memory {

@@ -22,9 +22,9 @@ pub struct MapOptions {
     pub force_pages: bool,
     /// Map over annotations, which are lost; otherwise they are an error.
     pub replace_annotations: bool,
-    /// Clean and invalidate the memory to the point of coherency where the mapping may bypass the caches; where it is
-    /// executable, clean at least to the point of unification and invalidate the instruction cache. All before it can
-    /// be reached.
+    /// Clean and invalidate the memory to the point of coherency where the mapping, of Normal memory, may bypass the
+    /// caches; where it is executable, clean at least to the point of unification and invalidate the instruction cache.
+    /// All before it can be reached. What is mapped as Device is taken to be a device's, and is left alone.
     pub synchronise_caches: bool,
 }
 
