@@ -125,7 +125,11 @@ impl State {
         if store == Store::Exchange && new & 0b11 == 0b10 {
             self.marked.insert(slot.raw(), cpu);
         }
-        let missing = match (self.locks.held(cpu, lock), store) {
+        let held = self.locks.held(cpu, lock);
+        if let Some(owner) = owner.filter(|owner| *owner != cpu && held == Some(Hold::Shared)) {
+            self.violate(cpu, format!("{slot} of {} is replaced, which CPU {owner} has marked for itself", tree.kind));
+        }
+        let missing = match (held, store) {
             (Some(Hold::Exclusive), _) | (Some(Hold::Shared), Store::Exchange) => return,
             (Some(Hold::Shared), Store::Plain) if owner == Some(cpu) => return,
             (Some(Hold::Shared), Store::Plain) => "exclusively",

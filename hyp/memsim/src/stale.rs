@@ -192,7 +192,7 @@ impl Stale {
     }
 
     fn effect(&self, tree: &Tree, operation: Tlbi, vmid: u16) -> Option<(Effect, Reach)> {
-        let by_range = |address: u64, pages: u64, level: Option<u8>| {
+        let overlaps = |address: u64, pages: u64, level: Option<u8>| {
             let offset = address.wrapping_sub(tree.geometry.input_base());
             let reaches = offset < self.offset + self.size && offset.saturating_add(pages * 4096) > self.offset;
             let hinted = match level {
@@ -201,7 +201,12 @@ impl Stale {
             };
             reaches && hinted
         };
-        let by_address = |address: u64, level: Option<u8>| by_range(address & !0xfff, 1, level);
+        let by_address = |address: u64, level: Option<u8>| overlaps(address & !0xfff, 1, level);
+        // What a range that begins within a leaf of the level in its hint invalidates is UNPREDICTABLE.
+        let by_range = |address: u64, pages: u64, level: Option<u8>| {
+            let is_aligned = level.is_none_or(|level| address.is_multiple_of(pgtable::geometry::entry_size(level)));
+            is_aligned && overlaps(address, pages, level)
+        };
         // What is not of the last level of a walk is always an ASID's own.
         let is_global = !self.is_table && self.value & 1 << 11 == 0;
         let of_asid = |asid: u16| matches!(tree.kind, TreeKind::El1 { asid: own } if own == asid || is_global);

@@ -52,6 +52,9 @@ pub enum HostFault {
     Inject,
 }
 
+/// There was no frame for a table.
+struct OutOfFrames;
+
 impl Ownership {
     /// Resolves a fault of the host on its stage 2, at any byte of the page at `ipa`.
     ///
@@ -61,45 +64,55 @@ impl Ownership {
     /// host's lock taken, nothing is done and the access is made again. The work does not depend on how much memory
     /// there is.
     pub fn resolve_host_fault<E: Environment>(&self, env: &mut E, ipa: Ipa, access: Access) -> HostFault {
-        if let Some(host) = self.share_host_for_fault() {
-            return self.resolve(&host, env, ipa, access);
-        }
-        if self.faults_put_off.fetch_add(1, Ordering::Relaxed) < MOST_FAULTS_PUT_OFF {
+        let shared = self.share_host_for_fault();
+        if let Some(host) = &shared {
+            match self.resolve(host, env, ipa, access) {
+                Err(OutOfFrames) => {}
+                Ok(fault) => return fault,
+            }
+        } else if self.faults_put_off.fetch_add(1, Ordering::Relaxed) < MOST_FAULTS_PUT_OFF {
             return HostFault::Resume;
         }
+        // Beside others, the last frames may be in tables that they are about to link, or to give back.
+        drop(shared);
         let host = self.lock_host();
         self.faults_put_off.store(0, Ordering::Relaxed);
-        self.resolve(&host, env, ipa, access)
+        self.resolve(&host, env, ipa, access).unwrap_or(HostFault::Inject)
     }
 
     /// Does what [`resolve_host_fault`](Self::resolve_host_fault) says, beside other CPUs that do.
-    fn resolve<E: Environment>(&self, host: &HostMemory, env: &mut E, ipa: Ipa, access: Access) -> HostFault {
-        let Ok(leaf) = host.stage2.lookup(env, ipa) else { return HostFault::Inject };
+    fn resolve<E: Environment>(
+        &self,
+        host: &HostMemory,
+        env: &mut E,
+        ipa: Ipa,
+        access: Access,
+    ) -> Result<HostFault, OutOfFrames> {
+        let Ok(leaf) = host.stage2.lookup(env, ipa) else { return Ok(HostFault::Inject) };
         if let Some((_, attributes)) = leaf.mapping() {
             // Another CPU was here first, or else the right is missing.
-            return if allows(&attributes, access) { HostFault::Resume } else { HostFault::Inject };
+            return Ok(if allows(&attributes, access) { HostFault::Resume } else { HostFault::Inject });
         }
         if leaf.annotation().is_some() {
-            return HostFault::Inject;
+            return Ok(HostFault::Inject);
         }
         let address = PhysAddr::new(ipa.raw());
         let bank = self.ledger.bank_of(address);
         let attributes = if bank.is_some() { Stage2Attributes::memory() } else { Stage2Attributes::device() };
         if !allows(&attributes, access) {
-            return HostFault::Inject;
+            return Ok(HostFault::Inject);
         }
         let fits = |block: &PhysRange| match bank {
             Some(bank) => bank.contains_range(block),
             None => !self.ledger.overlaps_memory(block),
         };
-        let Some(block) = largest_block(&leaf, address, fits) else { return HostFault::Inject };
+        let Some(block) = largest_block(&leaf, address, fits) else { return Ok(HostFault::Inject) };
         let (start, size) = (block.start, block.size());
         match host.stage2.map_leaf(env, host_ipa(start), start, size, attributes, MapOptions::default(), false) {
             // Where another mapping stands by now, the next attempt finds it.
-            Ok(_) | Err(TableError::Exists) => HostFault::Resume,
-            // The last frame may have gone into the very table that this fault wanted one for.
-            Err(TableError::OutOfFrames) if host.stage2.lookup(env, ipa) != Ok(leaf) => HostFault::Resume,
-            Err(_) => HostFault::Inject,
+            Ok(_) | Err(TableError::Exists) => Ok(HostFault::Resume),
+            Err(TableError::OutOfFrames) => Err(OutOfFrames),
+            Err(_) => Ok(HostFault::Inject),
         }
     }
 

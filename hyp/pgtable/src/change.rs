@@ -185,3 +185,41 @@ impl<F: TableFrames + ?Sized> Visitor for Plan<'_, F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: u64 = 4 << 10;
+    const MIB2: u64 = 2 << 20;
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn tables_are_counted_level_by_level() {
+        let map = |delta, force_pages| Action::Map {
+            delta,
+            attributes: 0,
+            force_pages,
+            replace_annotations: false,
+            replace_mappings: false,
+        };
+        let (pages, blocks, skewed) = (map(0, true), map(0, false), map(MIB2, false));
+        for (action, level, start, end, expected) in [
+            (pages, 3, 0, PAGE, 1),
+            (pages, 2, 0, MIB2, 2),
+            (pages, 2, PAGE, 2 * MIB2 + PAGE, 4),
+            (pages, 1, 0, GIB, 1 + 513),
+            (pages, 1, 0, 3 * GIB, 1 + 3 * 513),
+            (pages, 1, PAGE, GIB + PAGE, 1 + 513 + 2),
+            (blocks, 1, 0, 3 * GIB, 1),
+            (blocks, 1, MIB2, GIB + PAGE, 1 + 1 + 2),
+            (blocks, 1, PAGE, MIB2 - PAGE, 3),
+            (skewed, 1, 0, 3 * GIB, 1 + 3),
+            (Action::Split(3), 1, 0, 2 * GIB, 1 + 2 * 513),
+            (Action::Split(2), 1, 0, 2 * GIB, 1 + 2),
+            (Action::Invalidate(0), 1, GIB - PAGE, 3 * GIB, 1 + 2),
+        ] {
+            assert_eq!(action.tables(level, start, end), expected, "{action:?}, level {level}, {start:#x} to {end:#x}");
+        }
+    }
+}

@@ -13,15 +13,16 @@ pub trait TableFrames {
     /// any more; its contents are arbitrary.
     fn free(&mut self, frame: PhysAddr);
 
-    /// Reads the descriptor at `descriptor`, an 8-byte aligned address in a root or in an allocated frame; a single
-    /// 64-bit access.
+    /// Reads the descriptor at `descriptor`, an 8-byte aligned address in a root or in an allocated frame, by a single
+    /// 64-bit load with acquire semantics: who reads a table's descriptor then reads what was in that table when it was
+    /// linked.
     fn read(&self, descriptor: PhysAddr) -> u64;
 
     /// Writes the descriptor at `descriptor` by a single 64-bit store with release semantics.
     fn write(&self, descriptor: PhysAddr, value: u64);
 
-    /// Writes `new` where the descriptor equals `current`, atomically with release semantics on success. Returns the
-    /// value that was found, as `Err` where it was not `current`.
+    /// Writes `new` where the descriptor equals `current`, atomically: with acquire and release semantics on success,
+    /// with acquire semantics otherwise. Returns the value that was found, as `Err` where it was not `current`.
     fn compare_exchange(&self, descriptor: PhysAddr, current: u64, new: u64) -> Result<u64, u64>;
 }
 

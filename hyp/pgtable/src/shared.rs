@@ -8,7 +8,7 @@
 //! old one is flushed. A CPU that loses a race looks again, a bounded number of times: what it wanted has mostly been done
 //! then.
 
-use abi::PhysAddr;
+use abi::{PhysAddr, PhysRange};
 
 use crate::build::Builder;
 use crate::change::{Action, Pass};
@@ -38,6 +38,14 @@ pub enum Outcome {
     Busy,
 }
 
+/// What is to be brought where accesses through a new leaf look, once no old one leads there and before the new one does.
+#[derive(Clone, Copy)]
+struct Fresh {
+    outputs: PhysRange,
+    /// The new leaf's attribute bits.
+    attributes: u64,
+}
+
 /// A descriptor that was not what it had been when it was read.
 struct Lost;
 
@@ -48,9 +56,9 @@ impl<R: Regime> PageTable<R> {
     ///
     /// # Errors
     /// [`TableError::Misaligned`] where `size` is that of no leaf of this table and `options`, or either address is not a
-    /// multiple of it;
-    /// [`TableError::Exists`] where another mapping stands there, or smaller ones do; [`TableError::Annotated`];
-    /// [`TableError::BadRange`], [`TableError::BadAttributes`], [`TableError::OutOfFrames`], [`TableError::Corrupt`].
+    /// multiple of it; [`TableError::Exists`] where another mapping stands there, or smaller ones do, also one whose access
+    /// flag or rights another CPU has changed meanwhile: after a fault, that is the moment to make the access again;
+    /// [`TableError::Annotated`]; [`TableError::BadRange`], [`TableError::BadAttributes`], [`TableError::OutOfFrames`], [`TableError::Corrupt`].
     #[expect(clippy::too_many_arguments, reason = "those of `map`, and whether it is to replace")]
     pub fn map_leaf<E: Environment + ?Sized>(
         &self,
@@ -68,9 +76,8 @@ impl<R: Regime> PageTable<R> {
             .find(|level| may_be_leaf(*level) && entry_size(*level) == size)
             .filter(|_| output.is_aligned(size) && change.start.is_multiple_of(size))
             .ok_or(TableError::Misaligned)?;
-        if options.synchronise_caches {
-            self.regime().synchronise_caches(&*environment, change.attributes, change.outputs);
-        }
+        let fresh = Fresh { outputs: change.outputs, attributes: change.attributes };
+        let fresh = options.synchronise_caches.then_some(fresh);
         for _ in 0..ATTEMPTS {
             let entry = self.entry_of(&*environment, level, change.start, change.end);
             if change.action.is_satisfied(&entry) {
@@ -85,9 +92,9 @@ impl<R: Regime> PageTable<R> {
             }
             let done = if entry.level == level {
                 let target = change.action.target(entry.base, level, entry.raw).ok_or(TableError::Corrupt)?;
-                self.replace_leaf(environment, &entry, target)
+                self.replace_leaf(environment, &entry, target, fresh)
             } else {
-                self.replace_by_table(environment, &entry, change.action)?
+                self.replace_by_table(environment, &entry, change.action, fresh)?
             };
             if done.is_ok() {
                 return Ok(Outcome::Done);
@@ -122,7 +129,7 @@ impl<R: Regime> PageTable<R> {
             }
             action.permit(&entry)?;
             let target = action.target(entry.base, entry.level, entry.raw).ok_or(TableError::Corrupt)?;
-            if self.replace_leaf(environment, &entry, target).is_ok() {
+            if self.replace_leaf(environment, &entry, target, None).is_ok() {
                 return Ok(Outcome::Done);
             }
         }
@@ -145,19 +152,27 @@ impl<R: Regime> PageTable<R> {
     }
 
     /// Gives an entry that is no table the new leaf `new` of its level.
-    fn replace_leaf<E: Environment + ?Sized>(&self, environment: &mut E, entry: &Entry, new: u64) -> Result<(), Lost> {
+    fn replace_leaf<E: Environment + ?Sized>(
+        &self,
+        environment: &mut E,
+        entry: &Entry,
+        new: u64,
+        fresh: Option<Fresh>,
+    ) -> Result<(), Lost> {
         if kind(entry.raw, entry.level) != Kind::Leaf {
+            self.synchronise_caches(environment, fresh);
             exchange(environment, entry, new)?;
             self.regime().publish(&*environment);
             return Ok(());
         }
         match self.regime().change(entry.raw, new) {
             Change::None | Change::InPlace => {
+                self.synchronise_caches(environment, fresh);
                 exchange(environment, entry, new)?;
                 self.flush(environment, entry);
                 Ok(())
             }
-            Change::BreakBeforeMake => self.break_before_make(environment, entry, new),
+            Change::BreakBeforeMake => self.break_before_make(environment, entry, new, fresh),
         }
     }
 
@@ -167,6 +182,7 @@ impl<R: Regime> PageTable<R> {
         environment: &mut E,
         entry: &Entry,
         action: Action,
+        fresh: Option<Fresh>,
     ) -> Result<Result<(), Lost>, TableError> {
         let level = entry.level + 1;
         let mut reserve = Reserve::allocate(environment, action.tables(level, entry.start, entry.end))?;
@@ -175,8 +191,9 @@ impl<R: Regime> PageTable<R> {
         reserve.release(environment);
         let child = built?;
         let linked = if kind(entry.raw, entry.level) == Kind::Leaf {
-            self.break_before_make(environment, entry, table(child))
+            self.break_before_make(environment, entry, table(child), fresh)
         } else {
+            self.synchronise_caches(environment, fresh);
             exchange(environment, entry, table(child)).inspect(|()| self.regime().publish(&*environment))
         };
         if linked.is_err() {
@@ -187,12 +204,25 @@ impl<R: Regime> PageTable<R> {
     }
 
     /// Replaces a leaf by a conflicting valid descriptor, `new`. In between, it is locked.
-    fn break_before_make<E: Environment + ?Sized>(&self, environment: &E, entry: &Entry, new: u64) -> Result<(), Lost> {
+    fn break_before_make<E: Environment + ?Sized>(
+        &self,
+        environment: &E,
+        entry: &Entry,
+        new: u64,
+        fresh: Option<Fresh>,
+    ) -> Result<(), Lost> {
         exchange(environment, entry, LOCKED)?;
         self.flush(environment, entry);
+        self.synchronise_caches(environment, fresh);
         environment.write(entry.slot, new);
         self.regime().publish(environment);
         Ok(())
+    }
+
+    fn synchronise_caches<E: Environment + ?Sized>(&self, environment: &E, fresh: Option<Fresh>) {
+        if let Some(Fresh { outputs, attributes }) = fresh {
+            self.regime().synchronise_caches(environment, attributes, outputs);
+        }
     }
 
     /// Flushes what an entry, a leaf's, held.

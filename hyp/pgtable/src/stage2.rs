@@ -485,6 +485,20 @@ mod tests {
             assert_eq!(regime.change(old, old ^ 1 << bit), expected, "bit {bit}");
         }
         assert_eq!(regime.change(old, old), Change::None);
+        assert_eq!(regime.change(0, AF), Change::BreakBeforeMake, "only of what is valid");
+    }
+
+    #[test]
+    fn execute_never_by_exception_level_is_reserved_without_xnx() {
+        let bits = |field: u64| 0x7fc | field << 53;
+        for (xnx, expected) in [
+            (false, [Some(Stage2Execute::All), None, Some(Stage2Execute::None), None]),
+            (true, [Stage2Execute::All, Stage2Execute::El0Only, Stage2Execute::None, Stage2Execute::El1Only].map(Some)),
+        ] {
+            let regime = regime(Stage2Config { xnx, ..Stage2Config::new(40, 48) });
+            let decoded = [0, 1, 2, 3].map(|field| regime.decode(bits(field)).map(|attributes| attributes.execute));
+            assert_eq!(decoded, expected, "FEAT_XNX {xnx}");
+        }
     }
 
     #[test]

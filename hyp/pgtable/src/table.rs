@@ -24,7 +24,8 @@ pub struct MapOptions {
     pub replace_annotations: bool,
     /// Clean and invalidate the memory to the point of coherency where the mapping, of Normal memory, may bypass the
     /// caches; where it is executable, clean at least to the point of unification and invalidate the instruction cache.
-    /// All before it can be reached. What is mapped as Device is taken to be a device's, and is left alone.
+    /// All before it can be reached. What is mapped as Device, and not executable, is taken to be a device's and is
+    /// left alone.
     pub synchronise_caches: bool,
 }
 

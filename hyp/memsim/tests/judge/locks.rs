@@ -182,6 +182,25 @@ fn a_marked_descriptor_is_stored_to_by_the_cpu_that_marked_it() {
 }
 
 #[test]
+fn a_marked_descriptor_is_not_replaced_by_another_cpu() {
+    for hold in [Hold::Shared, Hold::Exclusive] {
+        let (scene, lock) = guarded();
+        scene.cpu.acquire(lock, Hold::Shared);
+        assert_eq!(scene.cpu.compare_exchange(vacant(&scene), 0, MARK), Ok(0));
+        if hold == Hold::Exclusive {
+            // Who has the tree alone may mend what is left.
+            scene.cpu.release(lock);
+        }
+        scene.other.acquire(lock, hold);
+        assert_eq!(scene.other.compare_exchange(vacant(&scene), MARK, NEW), Ok(MARK));
+        match hold {
+            Hold::Shared => scene.expect_violation("which CPU 0 has marked for itself"),
+            Hold::Exclusive => scene.expect_none(),
+        }
+    }
+}
+
+#[test]
 fn tables_that_are_not_linked_yet_and_trees_without_a_guard_need_no_lock() {
     let (mut scene, lock) = guarded();
     let child = scene.cpu.allocate().unwrap();

@@ -1,7 +1,7 @@
 //! Which sequences after a descriptor was made invalid are enough before another valid one is written, and which are
 //! not: each row a test of its own, the right sequences and the wrong.
 
-use crate::scene::{ALLE1IS, Do, IPA, ISH, ISHST, NSH, PAGE, SY, Scene, VMALLE1IS, VMALLS12E1IS, VMID, by_ipa};
+use crate::scene::{ALLE1IS, BLOCK, Do, IPA, ISH, ISHST, NSH, PAGE, SY, Scene, VMALLE1IS, VMALLS12E1IS, VMID, by_ipa};
 use abi::Ipa;
 use pgtable::tlbi::TlbiPages;
 use pgtable::{TableFrames, Tlbi};
@@ -93,6 +93,22 @@ fn a_range_reaches_its_pages_and_no_other() {
     {
         let range = Do::Tlbi(Tlbi::Ripas2e1Is { ipa: Ipa::new(first), pages, level: None });
         assert_eq!(is_enough(2, &[ISH, range, ISH, VMALLE1IS, ISH]), enough, "{first:#x}");
+    }
+}
+
+#[test]
+fn a_range_with_a_hint_begins_where_a_leaf_of_that_level_does() {
+    const MIB2: u64 = 2 << 20;
+    let pages = TlbiPages::at_most(1024).unwrap();
+    for (first, enough) in [(IPA + MIB2, true), (IPA, true), (IPA + 0x1000, false), (IPA + MIB2 - 0x1000, false)] {
+        let scene = Scene::new(2);
+        let slot = scene.level2.checked_add(8).unwrap();
+        scene.cpu.write(slot, 0x8020_0000 | BLOCK);
+        scene.run(&[ISH]);
+        scene.cpu.write(slot, 0);
+        let range = Do::Tlbi(Tlbi::Ripas2e1Is { ipa: Ipa::new(first), pages, level: Some(2) });
+        scene.run(&[ISH, range, ISH, VMALLE1IS, ISH]);
+        assert_eq!(scene.machine.unfinished().is_empty(), enough, "{first:#x}");
     }
 }
 

@@ -132,3 +132,17 @@ fn a_fault_whose_frame_another_cpu_took_for_the_same_table_is_resumed() {
     let (fault, _) = fault_beside(&world, HIGH + 3, LOW + 3, false);
     assert_eq!(fault, HostFault::Inject, "here nobody made the table");
 }
+
+#[test]
+fn a_fault_that_finds_no_frame_waits_for_those_that_others_are_about_to_give_back() {
+    let world = World::new();
+    let mut attempts = 0;
+    let mut on_allocate = |cpu: &mut TestCpu| {
+        attempts += 1;
+        if attempts == 1 { None } else { cpu.allocate() }
+    };
+    let mut cpu = Interrupted { cpu: world.cpu.clone(), on_allocate: &mut on_allocate };
+    assert_eq!(world.ownership.resolve_host_fault(&mut cpu, ipa(HIGH + 3), Access::Write), HostFault::Resume);
+    assert_eq!(reached(&world, HIGH + 3), [HIGH + 3]);
+    world.compare("after the fault");
+}

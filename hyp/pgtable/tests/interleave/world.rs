@@ -5,7 +5,7 @@ use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{Ipa, PhysAddr, PhysRange};
-use memsim::{Cpu, Hold, Lock, Machine, Program, TreeKind};
+use memsim::{Cpu, Event, Hold, Lock, Machine, Program, TreeKind};
 use pgtable::{Environment, Maintenance, Stage2, Stage2Config, TableError, TableFrames};
 
 use crate::operation::{Answer, Operation};
@@ -124,7 +124,8 @@ impl World {
         }
         let table = self.table.read().unwrap();
         let after = Oracle::of(&table, &self.machine.cpu(0));
-        let mut search = Search { done: &done, after: &after, left: SEARCH };
+        let ran_out = self.machine.events().iter().any(|(_, event)| *event == Event::Allocate(None));
+        let mut search = Search { done: &done, after: &after, ran_out, left: SEARCH };
         if !search.order(&before, &mut vec![false; done.len()]) {
             return Err(format!("no order explains what came of {done:#?}"));
         }
@@ -190,6 +191,8 @@ impl World {
 struct Search<'a> {
     done: &'a [Done],
     after: &'a Oracle,
+    /// There was no frame at some moment.
+    ran_out: bool,
     /// Steps that are left.
     left: usize,
 }
@@ -208,8 +211,8 @@ impl Search<'_> {
             let Done { operation, answer, .. } = self.done[index];
             let mut oracle = before.clone();
             let explained = match answer {
-                // Frames were short at some moment; nothing has changed.
-                Answer::Changed(Err(TableError::OutOfFrames)) => true,
+                // Nothing has changed then.
+                Answer::Changed(Err(TableError::OutOfFrames)) => self.ran_out,
                 Answer::FoundLocked => true,
                 answer => oracle.apply(&operation) == answer,
             };

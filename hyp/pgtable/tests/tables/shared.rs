@@ -230,3 +230,24 @@ fn caches_are_made_ready_before_the_mapping_is_there() {
     assert!(cleaned < forgotten && forgotten < made);
     bench.finish();
 }
+
+#[test]
+fn caches_are_made_ready_between_the_break_and_the_make() {
+    let bench = Bench::new();
+    assert_eq!(bench.map_leaf(GIB, 5 * GIB, MIB2), Ok(Outcome::Done));
+    let options = MapOptions { synchronise_caches: true, ..MapOptions::default() };
+    for (size, output) in [(MIB2, 6 * GIB), (PAGE, 7 * GIB)] {
+        let before = bench.machine.events().len();
+        let output = PhysAddr::new(output);
+        let result = bench.table.map_leaf(&mut bench.cpu.clone(), Ipa::new(GIB), output, size, memory(), options, true);
+        assert_eq!(result, Ok(Outcome::Done));
+        let events = bench.machine.events().split_off(before);
+        let position = |wanted: fn(&Event) -> bool| events.iter().position(|(_, event)| wanted(event)).unwrap();
+        let broken = position(|event| matches!(event, Event::Write { new: 0b110, .. }));
+        let flushed = position(|event| matches!(event, Event::Tlbi(Tlbi::Vmalle1Is)));
+        let cleaned = position(|event| matches!(event, Event::CleanInvalidate(_)));
+        let made = position(|event| matches!(event, Event::Write { old: 0b110, .. }));
+        assert!(broken < flushed && flushed < cleaned && cleaned < made, "{size:#x}");
+    }
+    bench.finish();
+}
