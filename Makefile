@@ -8,6 +8,9 @@ HOST   ?= reference
 LOG    ?= info
 APPEND ?=
 GDB    ?=
+TARGET ?=
+DURATION ?= 60
+JOBS   ?= 1
 QEMU   ?= qemu-system-aarch64
 BUILD  ?= build
 
@@ -16,9 +19,9 @@ BUILD  ?= build
 CARGO  ?= cargo
 OBJCOPY ?= aarch64-linux-gnu-objcopy
 
-TARGET := aarch64-unknown-none-softfloat
+IMAGE_TARGET := aarch64-unknown-none-softfloat
 PORTABLE_TARGET_DIRECTORY := $(or $(CARGO_TARGET_DIR),target)
-IMAGES := $(PORTABLE_TARGET_DIRECTORY)/$(TARGET)/release
+IMAGES := $(PORTABLE_TARGET_DIRECTORY)/$(IMAGE_TARGET)/release
 GUESTS := hello attacker spin fault pages registers smp
 IMAGE_PACKAGES := hyp loader host payloads image-start
 
@@ -35,7 +38,7 @@ LOCKED := $(if $(CI),--locked)
 ifdef CI
 export PROPTEST_RNG_SEED ?= 20261121
 endif
-IMAGE_FLAGS = $(LOCKED) --release --target $(TARGET) $(BUILD_STD)
+IMAGE_FLAGS = $(LOCKED) --release --target $(IMAGE_TARGET) $(BUILD_STD)
 PACKAGES = $(addprefix -p ,$(1))
 
 # ---- QEMU ---------------------------------------------------------------------------------------------------------
@@ -76,13 +79,15 @@ help:
 	@echo '  make setup      get all that is needed: Rust for aarch64, QEMU, dtc, Debian'"'"'s arm64 kernel; once, safe to repeat'
 	@echo '  make run        boot Freehold in QEMU with the reference host and one protected guest; ends by itself'
 	@echo '  make build      build the images into $(BUILD)/'
-	@echo '  make test       unit tests, build and scenario tests; ends with "N passed, N failed"'
+	@echo '  make test       unit tests, build, seeds of the fuzzers and scenario tests; ends with "N passed, N failed"'
 	@echo '  make unit       the tests of the portable crates, on this machine'
 	@echo '  make scenarios  the tests that boot QEMU; ONLY=word runs those whose name has the word'
 	@echo '  make clippy     the linter for both targets, warnings denied'
 	@echo '  make fmt        format the source (CHECK=1 only checks)'
 	@echo '  make doc        the reference as HTML, warnings denied'
 	@echo '  make bench      instruction counts (needs valgrind) and times of the translation tables, beside another crate'"'"'s'
+	@echo '  make fuzz       fuzz the translation tables (needs cargo-fuzz): TARGET=tables or TARGET=contents'
+	@echo '  make fuzz-seeds run every seed of the fuzz targets once, without a fuzzer'
 	@echo '  make clean      remove what was built (not what make setup fetched)'
 	@echo 'Variables:'
 	@echo '  HOST=reference  which host runs: reference, or linux (Debian'"'"'s kernel with a busybox shell; Ctrl-A x ends QEMU)'
@@ -95,6 +100,8 @@ help:
 	@echo '  LOG=info        what Freehold itself logs: off, error, warn, info, debug, trace'
 	@echo '  GDB=1           wait for a debugger, and say how to attach it'
 	@echo '  QEMU=path       the QEMU to use'
+	@echo '  DURATION=60     seconds that make fuzz takes'
+	@echo '  JOBS=1          processes that make fuzz runs'
 	@echo '  TOOLCHAIN=way   for make setup: rustup or debian, instead of what is found to work'
 
 .PHONY: setup
@@ -167,6 +174,7 @@ endif
 
 # ---- tests --------------------------------------------------------------------------------------------------------
 UNIT = $(CARGO) test $(LOCKED) --no-fail-fast
+SEEDS = cd fuzz && $(CARGO) test $(LOCKED) --target-dir $(FUZZ_TARGET_DIRECTORY)
 SCENARIOS = $(CARGO) test $(LOCKED) --no-fail-fast -p guest-tests -- $(ONLY)
 
 .PHONY: unit
@@ -179,12 +187,14 @@ scenarios: build
 
 .PHONY: test
 test: build
-	@scripts/run-tests '$(UNIT)' '$(SCENARIOS)'
+	@scripts/run-tests '$(UNIT)' '$(SEEDS)' '$(SCENARIOS)'
 
 # ---- the source ---------------------------------------------------------------------------------------------------
 .PHONY: fmt
 fmt:
 	$(CARGO) fmt --all $(if $(CHECK),-- --check)
+	cd fuzz && $(CARGO) fmt $(if $(CHECK),-- --check)
+	cd benches/pgtable && $(CARGO) fmt $(if $(CHECK),-- --check)
 
 .PHONY: clippy
 clippy: $(BUILD)/hyp.stripped.elf
@@ -195,7 +205,19 @@ clippy: $(BUILD)/hyp.stripped.elf
 .PHONY: bench
 bench:
 	cd benches/pgtable && $(CARGO) run $(LOCKED) --quiet --release --target-dir $(abspath $(PORTABLE_TARGET_DIRECTORY))/benches --bin count
-	cd benches/pgtable && $(CARGO) bench $(LOCKED) --quiet --target-dir $(abspath $(PORTABLE_TARGET_DIRECTORY))/benches --bench wall_time
+	cd benches/pgtable && $(CARGO) bench $(LOCKED) --quiet --target-dir $(abspath $(PORTABLE_TARGET_DIRECTORY))/benches --bench wall_time -- --quiet
+
+# Fuzzing takes as long as it is given, and is not part of `test`; the seeds are.
+FUZZ_TARGET_DIRECTORY = $(abspath $(PORTABLE_TARGET_DIRECTORY))/fuzz
+
+.PHONY: fuzz
+fuzz:
+	@FREEHOLD_BUILD=$(BUILD_PATH) CARGO=$(CARGO) FUZZ_TARGET_DIRECTORY=$(FUZZ_TARGET_DIRECTORY) \
+		fuzz/run '$(TARGET)' '$(DURATION)' '$(JOBS)'
+
+.PHONY: fuzz-seeds
+fuzz-seeds:
+	$(SEEDS)
 
 .PHONY: doc
 doc: $(BUILD)/hyp.stripped.elf

@@ -1,50 +1,39 @@
 //! The time that each row takes, the subjects side by side. On a machine that does other work as well, compare the
-//! fastest runs.
+//! lower ends of the intervals.
 
-use std::fmt;
+use std::time::Duration;
 
-use divan::Bencher;
+use criterion::measurement::WallTime;
+use criterion::{BatchSize, BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use pgtable_benches::freehold::Freehold;
 use pgtable_benches::peer::Peer;
 use pgtable_benches::row::Row;
 use pgtable_benches::subject::Subject;
 
-/// Who does what.
-#[derive(Clone, Copy)]
-struct Case {
-    row: Row,
-    subject: &'static str,
-    measure: fn(Bencher, Row),
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {}", self.row.name(), self.subject)
-    }
-}
-
-fn measure<S: Subject>(bencher: Bencher, row: Row) {
-    bencher.with_inputs(|| row.prepare::<S>()).bench_refs(|subject| row.run(subject));
-}
-
-fn cases() -> impl Iterator<Item = Case> {
-    Row::ALL.into_iter().flat_map(|row| {
-        let live_peer = Case { row, subject: "aarch64-paging in use", measure: measure::<Peer<true>> };
-        [
-            Some(Case { row, subject: "Freehold", measure: measure::<Freehold> }),
-            row.peer_does_it_live().then_some(live_peer),
-            Some(Case { row, subject: "aarch64-paging not in use", measure: measure::<Peer<false>> }),
-        ]
-        .into_iter()
-        .flatten()
-    })
-}
-
-#[divan::bench(args = cases(), max_time = 0.5, skip_ext_time = true)]
-fn tables(bencher: Bencher, case: &Case) {
-    (case.measure)(bencher, case.row);
+/// Measures `row` for one subject. Each run has a table of its own, whose preparation does not count.
+fn measure<S: Subject>(group: &mut BenchmarkGroup<'_, WallTime>, subject: &str, row: Row) {
+    group.bench_function(subject, |bencher| {
+        bencher.iter_batched_ref(|| row.prepare::<S>(), |subject| row.run(subject), BatchSize::PerIteration);
+    });
 }
 
 fn main() {
-    divan::main();
+    let mut criterion = Criterion::default()
+        .output_directory(concat!(env!("CARGO_TARGET_TMPDIR"), "/criterion").as_ref())
+        .without_plots()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
+    for row in Row::ALL {
+        let mut group = criterion.benchmark_group(row.name());
+        group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(row.unit().0));
+        measure::<Freehold>(&mut group, "Freehold", row);
+        if row.peer_does_it_live() {
+            measure::<Peer<true>>(&mut group, "aarch64-paging in use", row);
+        }
+        measure::<Peer<false>>(&mut group, "aarch64-paging not in use", row);
+        group.finish();
+    }
+    criterion.final_summary();
 }

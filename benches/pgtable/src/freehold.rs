@@ -1,6 +1,8 @@
 //! Freehold's tables as a subject. They are always taken to be in use: every operation orders, breaks and flushes.
 
-use abi::{Ipa, PhysAddr};
+use abi::{Ipa, PAGE_SIZE, PhysAddr};
+use pgtable::geometry::LAST_LEVEL;
+use pgtable::shared::Outcome;
 use pgtable::{Descriptor, MapOptions, Stage2, Stage2Attributes, Stage2Config};
 
 use crate::memory::Memory;
@@ -29,9 +31,20 @@ impl Subject for Freehold {
             .expect("the range is vacant");
     }
 
+    fn fault_in(&mut self, ipa: u64, output: u64) {
+        let (output, attributes, options) = (PhysAddr::new(output), Stage2Attributes::memory(), MapOptions::default());
+        let outcome =
+            self.table.map_leaf(&mut self.memory, Ipa::new(ipa), output, PAGE_SIZE, attributes, options, false);
+        assert_eq!(outcome, Ok(Outcome::Done));
+    }
+
     fn protect(&mut self, ipa: u64, size: u64) {
         let attributes = Stage2Attributes { write: false, ..Stage2Attributes::memory() };
         self.table.protect(&mut self.memory, Ipa::new(ipa), size, attributes).expect("the range is mapped");
+    }
+
+    fn split(&mut self, ipa: u64, size: u64) {
+        self.table.split(&mut self.memory, Ipa::new(ipa), size, LAST_LEVEL).expect("there are frames");
     }
 
     fn unmap(&mut self, ipa: u64, size: u64) {
@@ -46,7 +59,7 @@ impl Subject for Freehold {
                 writable: attributes.write,
                 level: leaf.level,
             }),
-            Descriptor::Invalid { .. } | Descriptor::Table { .. } => None,
+            Descriptor::Invalid { .. } | Descriptor::Locked | Descriptor::Table { .. } => None,
         }
     }
 

@@ -12,6 +12,9 @@ use crate::subject::{Mapping, Subject};
 /// The root's level: 39 bits of address.
 const ROOT_LEVEL: usize = 1;
 
+/// Bytes of a block of the second last level.
+const BLOCK: usize = 2 << 20;
+
 /// Memory for the peer's tables, whose physical addresses are their addresses.
 #[derive(Debug)]
 struct Identity(Memory);
@@ -80,6 +83,15 @@ impl<const LIVE: bool> Subject for Peer<LIVE> {
                 descriptor.modify_flags(Stage2Attributes::empty(), write)
             })
             .expect("a right is taken away in place");
+    }
+
+    fn split(&mut self, ipa: u64, size: u64) {
+        // A change of a page splits the block that it lies in, be it no change at all.
+        for block in (ipa..ipa + size).step_by(BLOCK) {
+            self.table
+                .modify_range(&Self::region(block, abi::PAGE_SIZE), &|_, _| Ok(()))
+                .expect("a block that is not in use is split");
+        }
     }
 
     fn unmap(&mut self, ipa: u64, size: u64) {

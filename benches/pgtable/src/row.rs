@@ -37,9 +37,11 @@ pub enum Row {
     UnmapInnerPages,
     /// Map 1 GiB by a call for each page, as faults do.
     Faults,
+    /// The same in the way that several CPUs may do at once.
+    FaultsBesideOthers,
     /// Unmap 1 GiB by a call for each page, as donations do.
     UnmapSingly,
-    /// Make the first page of each of 512 blocks read-only, which splits them.
+    /// Split each of 512 blocks of 2 MiB into pages.
     Split,
     /// Look up random pages of a GiB that is mapped as pages.
     LookUp,
@@ -47,7 +49,7 @@ pub enum Row {
 
 impl Row {
     /// Every row, in the order of the table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MapPages,
         Self::MapBlocks,
         Self::ProtectPages,
@@ -56,6 +58,7 @@ impl Row {
         Self::UnmapBlocks,
         Self::UnmapInnerPages,
         Self::Faults,
+        Self::FaultsBesideOthers,
         Self::UnmapSingly,
         Self::Split,
         Self::LookUp,
@@ -72,6 +75,7 @@ impl Row {
             Self::UnmapBlocks => "unmap-blocks",
             Self::UnmapInnerPages => "unmap-inner-pages",
             Self::Faults => "faults",
+            Self::FaultsBesideOthers => "faults-beside-others",
             Self::UnmapSingly => "unmap-singly",
             Self::Split => "split",
             Self::LookUp => "look-up",
@@ -89,6 +93,7 @@ impl Row {
             Self::UnmapBlocks => "unmap 1 GiB of 2 MiB blocks",
             Self::UnmapInnerPages => "unmap 1 GiB of pages but its first and last",
             Self::Faults => "fault 1 GiB in, a page a call",
+            Self::FaultsBesideOthers => "the same by `map_leaf`, which several CPUs may do at once",
             Self::UnmapSingly => "unmap 1 GiB, a page a call",
             Self::Split => "split 512 blocks into pages",
             Self::LookUp => "look up a random page",
@@ -115,7 +120,7 @@ impl Row {
     pub fn prepare<S: Subject>(self) -> S {
         let mut subject = S::new(FRAMES);
         match self {
-            Self::MapPages | Self::MapBlocks | Self::Faults => {}
+            Self::MapPages | Self::MapBlocks | Self::Faults | Self::FaultsBesideOthers => {}
             Self::ProtectBlocks | Self::UnmapBlocks | Self::Split => subject.map(IPA, OUTPUT, GIB, false),
             _ => subject.map(IPA, OUTPUT, GIB, true),
         }
@@ -135,16 +140,17 @@ impl Row {
                     subject.map(IPA + offset, OUTPUT + offset, PAGE_SIZE, true);
                 }
             }
+            Self::FaultsBesideOthers => {
+                for offset in steps(PAGE_SIZE) {
+                    subject.fault_in(IPA + offset, OUTPUT + offset);
+                }
+            }
             Self::UnmapSingly => {
                 for offset in steps(PAGE_SIZE) {
                     subject.unmap(IPA + offset, PAGE_SIZE);
                 }
             }
-            Self::Split => {
-                for offset in steps(MIB2) {
-                    subject.protect(IPA + offset, PAGE_SIZE);
-                }
-            }
+            Self::Split => subject.split(IPA, GIB),
             Self::LookUp => {
                 let mut random = 0x9e37_79b9_7f4a_7c15_u64;
                 for _ in 0..LOOK_UPS {
@@ -176,13 +182,12 @@ mod tests {
     fn expected(row: Row, offset: u64) -> Option<Mapping> {
         let page = Mapping { output: OUTPUT + offset, writable: true, level: 3 };
         match row {
-            Row::MapPages | Row::Faults | Row::LookUp => Some(page),
+            Row::MapPages | Row::Faults | Row::FaultsBesideOthers | Row::Split | Row::LookUp => Some(page),
             Row::MapBlocks => Some(Mapping { level: 2, ..page }),
             Row::ProtectPages => Some(Mapping { writable: false, ..page }),
             Row::ProtectBlocks => Some(Mapping { writable: false, level: 2, ..page }),
             Row::UnmapInnerPages if offset == 0 || offset == GIB - PAGE_SIZE => Some(page),
             Row::UnmapPages | Row::UnmapBlocks | Row::UnmapInnerPages | Row::UnmapSingly => None,
-            Row::Split => Some(Mapping { writable: !offset.is_multiple_of(MIB2), ..page }),
         }
     }
 

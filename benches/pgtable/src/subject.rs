@@ -9,8 +9,16 @@ pub trait Subject: Sized {
     /// by pages only.
     fn map(&mut self, ipa: u64, output: u64, size: u64, pages_only: bool);
 
+    /// Maps the page at `ipa` to `output`, in the way that several CPUs may do at once if there is one.
+    fn fault_in(&mut self, ipa: u64, output: u64) {
+        self.map(ipa, output, abi::PAGE_SIZE, true);
+    }
+
     /// Takes the right to write away from what is mapped in the range.
     fn protect(&mut self, ipa: u64, size: u64);
+
+    /// Splits the blocks of 2 MiB in the range into pages, which stay mapped as they are.
+    fn split(&mut self, ipa: u64, size: u64);
 
     /// Leaves the range unmapped.
     fn unmap(&mut self, ipa: u64, size: u64);
