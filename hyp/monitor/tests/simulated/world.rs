@@ -119,7 +119,8 @@ impl World {
             cpu.load_vttbr(host.vttbr_el2());
             cpu.isb();
         }
-        let hyp_config = El2Config { va_bits: 40, pa_bits: PA_BITS, hardware_access_flag: false, tlbi: Default::default() };
+        let hyp_config =
+            El2Config { va_bits: 40, pa_bits: PA_BITS, hardware_access_flag: false, tlbi: Default::default() };
         let hyp = El2Stage1::new(machine.take_root(1), hyp_config).unwrap();
         machine.track_el2(&hyp);
         let storage = Vec::leak(vec![0; RAM_PAGES as usize]);

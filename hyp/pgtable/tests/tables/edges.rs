@@ -130,3 +130,16 @@ fn a_note_for_all_that_a_table_decides_for_takes_its_place() {
         bench.finish();
     }
 }
+
+#[test]
+fn a_table_is_freed_by_a_range_that_ends_in_a_hole_beside_what_it_held() {
+    let attributes = Stage2Attributes::memory();
+    for (page, start, end) in [(GIB, GIB, GIB + MIB2 + PAGE), (GIB + MIB2, GIB + MIB2 - PAGE, GIB + MIB2 + PAGE)] {
+        let mut bench = Bench::new();
+        bench.lay(page, GIB, PAGE, attributes, true);
+        bench.table.unmap(&mut bench.cpu, Ipa::new(start), end - start).unwrap();
+        bench.machine.assert_clean();
+        assert_eq!(bench.machine.allocated_frames(), 0, "{start:#x} to {end:#x}");
+        bench.finish();
+    }
+}

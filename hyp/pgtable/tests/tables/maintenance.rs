@@ -414,3 +414,37 @@ fn a_page_slot_does_no_more_than_its_page_needs() {
     assert_eq!(maintenance(&machine, || slot.map(&mut cpu, page)), [Event::Dsb(DsbKind::Ishst), Event::Isb]);
     assert_eq!(maintenance(&machine, || slot.unmap(&mut cpu)), by_va([Tlbi::Vale2Is { address, level: None }]));
 }
+
+#[test]
+fn a_remap_that_only_takes_a_right_needs_no_break() {
+    let mut bench = stage2(HINT);
+    map(&mut bench, GIB, 2 * PAGE);
+    let (ipa, output) = (Ipa::new(GIB), PhysAddr::new(GIB));
+    let attributes = Stage2Attributes { write: false, ..Stage2Attributes::memory() };
+    let machine = bench.machine.clone();
+    let seen = events(&machine, || {
+        bench.table.remap(&mut bench.cpu, ipa, output, PAGE, attributes, OPTIONS).unwrap();
+    });
+    assert!(matches!(seen[0], Event::Write { old, new, .. } if old ^ new == 1 << 7), "{seen:?}");
+    assert_eq!(seen[1..], by_ipa(&bench, [Tlbi::Ipas2e1Is { ipa, level: Some(3) }]));
+    bench.finish();
+}
+
+#[test]
+fn what_a_remap_finds_vacant_is_made_only_when_the_caches_are_ready() {
+    let mut bench = stage2(HINT);
+    map(&mut bench, GIB, PAGE);
+    map(&mut bench, GIB + 3 * PAGE, PAGE);
+    let outputs = PhysRange::from_size(PhysAddr::new(3 * GIB), 3 * PAGE).unwrap();
+    let options = MapOptions { synchronise_caches: true, ..OPTIONS };
+    let machine = bench.machine.clone();
+    let seen = events(&machine, || {
+        let (start, size) = (outputs.start, outputs.size());
+        bench.table.remap(&mut bench.cpu, Ipa::new(GIB), start, size, Stage2Attributes::memory(), options).unwrap();
+    });
+    let ready = seen.iter().position(|event| *event == Event::InvalidateInstructionCache(outputs)).unwrap();
+    let is_made = |event: &Event| matches!(event, Event::Write { new, .. } if new & 1 != 0);
+    assert!(!seen[..ready].iter().any(is_made), "{seen:?}");
+    assert_eq!(seen[ready..].iter().filter(|event| is_made(event)).count(), 3, "{seen:?}");
+    bench.finish();
+}
