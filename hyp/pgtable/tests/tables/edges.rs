@@ -1,15 +1,18 @@
 //! The crate's edges: what it says where it refuses, and where ranges and tables end.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 
-use abi::{Ipa, PhysAddr, VirtAddr};
-use memsim::Machine;
+use abi::{Ipa, PhysAddr, PhysRange, VirtAddr};
+use memsim::{Access, Cpu, Machine, TreeKind};
+use pgtable::shared::Outcome;
 use pgtable::{
-    Annotation, Blame, El2Config, El2Stage1, MapOptions, Stage2Attributes, Stage2Config, TableError, TableFrames,
-    TlbiFeatures,
+    Annotation, Blame, El2Attributes, El2Config, El2Stage1, Environment, MapOptions, Stage2, Stage2Attributes,
+    Stage2Config, TableError, TableFrames, TlbiFeatures,
 };
 
-use crate::bench::{Bench, GIB, MIB2, PAGE, pool};
+use crate::bench::{Bench, GIB, MIB2, PAGE, VMID, pool};
+use crate::racing::Racing;
 
 const ERRORS: [(TableError, Blame); 9] = [
     (TableError::BadConfiguration, Blame::Caller),
@@ -142,4 +145,128 @@ fn a_table_is_freed_by_a_range_that_ends_in_a_hole_beside_what_it_held() {
         assert_eq!(bench.machine.allocated_frames(), 0, "{start:#x} to {end:#x}");
         bench.finish();
     }
+}
+
+#[test]
+fn one_leaf_takes_no_more_frames_than_its_tables() {
+    for (ipa_bits, ipa, tables) in [(36, GIB, 2), (48, GIB, 3), (48, 600 * GIB + MIB2, 3)] {
+        for budget in 0..=tables {
+            let bench = Bench::with(Stage2Config::new(ipa_bits, 48));
+            bench.machine.fail_allocations_after(budget);
+            let (mut cpu, output, attributes) = (bench.cpu.clone(), PhysAddr::new(0), Stage2Attributes::memory());
+            let options = MapOptions::default();
+            let result = bench.table.map_leaf(&mut cpu, Ipa::new(ipa), output, PAGE, attributes, options, false);
+            let expected = if budget < tables { Err(TableError::OutOfFrames) } else { Ok(Outcome::Done) };
+            assert_eq!(result, expected, "{ipa_bits} bits, {budget} frames");
+            assert_eq!(bench.machine.allocated_frames(), if budget < tables { 0 } else { tables });
+            bench.machine.allow_allocations();
+            bench.finish();
+        }
+    }
+}
+
+#[test]
+fn tables_that_another_cpu_has_linked_first_are_freed_again() {
+    for ipa_bits in [36, 48] {
+        let bench = Bench::with(Stage2Config::new(ipa_bits, 48));
+        let map = |environment: &mut dyn Environment, page: u64| {
+            let (ipa, output) = (Ipa::new(GIB + page * PAGE), PhysAddr::new(GIB + page * PAGE));
+            let (attributes, options) = (Stage2Attributes::memory(), MapOptions::default());
+            bench.table.map_leaf(environment, ipa, output, PAGE, attributes, options, false).unwrap()
+        };
+        let (root, once) = (bench.table.root().raw(), Cell::new(true));
+        let before = |_: &Cpu, slot: PhysAddr, _| {
+            if slot.raw() & !0xfff == root && once.replace(false) {
+                assert_eq!(map(&mut bench.machine.cpu(1), 1), Outcome::Done);
+            }
+        };
+        let mut racing = Racing { cpu: bench.cpu.clone(), before };
+        assert_eq!(map(&mut racing, 2), Outcome::Done);
+        assert!(!once.get());
+        bench.machine.assert_clean();
+        let mut tables = 0;
+        bench.table.visit_tables(&bench.cpu, |_| tables += 1).unwrap();
+        assert_eq!(bench.machine.allocated_frames(), tables);
+        assert_eq!([1, 2].map(|page| bench.translate(GIB + page * PAGE)), [1, 2].map(|page| Some(GIB + page * PAGE)));
+        bench.finish();
+    }
+}
+
+#[test]
+fn stage1_takes_the_write_right_only_where_there_is_one() {
+    const AP_2: u64 = 1 << 7;
+    const DBM: u64 = 1 << 51;
+    let machine = Machine::new(1, pool());
+    let config = El2Config { va_bits: 39, pa_bits: 48, hardware_access_flag: false, tlbi: TlbiFeatures::default() };
+    let mut table = El2Stage1::new(machine.take_root(1), config).unwrap();
+    machine.track_el2(&table);
+    let mut cpu = machine.cpu(0);
+    for access_flag in [true, false] {
+        let attributes = El2Attributes { access_flag, ..El2Attributes::read_only() };
+        let (address, options) = (VirtAddr::new(GIB), MapOptions::default());
+        table.map(&mut cpu, address, PhysAddr::new(GIB), GIB, attributes, options).unwrap();
+        let before = machine.events().len();
+        table.write_protect(&mut cpu, VirtAddr::new(GIB + PAGE), PAGE).unwrap();
+        table.write_protect(&mut cpu, address, GIB).unwrap();
+        assert_eq!(machine.events()[before..], [], "it is read-only already, and stays a block");
+        // Writable, but clean: the hardware would clear AP[2] at the first write.
+        let slot = table.root().checked_add(8).unwrap();
+        let raw = cpu.read(slot);
+        cpu.write(slot, raw | DBM);
+        table.write_protect(&mut cpu, address, GIB).unwrap();
+        machine.assert_clean();
+        assert_eq!((cpu.read(slot), raw & AP_2), (raw, AP_2));
+        // And of a part of it, which splits the block.
+        cpu.write(slot, raw | DBM);
+        table.write_protect(&mut cpu, address, PAGE).unwrap();
+        machine.assert_clean();
+        let leaf = table.lookup(&cpu, address).unwrap();
+        assert_eq!((leaf.size, leaf.mapping()), (PAGE, Some((PhysAddr::new(GIB), attributes))));
+        table.unmap(&mut cpu, address, GIB).unwrap();
+    }
+}
+
+#[test]
+fn an_access_that_the_hardware_notes_takes_the_flag_from_no_other_part() {
+    let mut bench = Bench::with(Stage2Config { hardware_access_flag: true, ..Stage2Config::new(40, 48) });
+    let old = Stage2Attributes { access_flag: false, ..Stage2Attributes::memory() };
+    let young = Stage2Attributes::memory();
+    bench.lay(GIB, GIB, MIB2, old, false);
+    let (once, other) = (Cell::new(true), bench.machine.cpu(1));
+    let before = |_: &Cpu, _: PhysAddr, new: u64| {
+        if new & 0b11 == 0b10 && once.replace(false) {
+            other.access(TreeKind::Stage2 { vmid: VMID }, GIB, Access::Read).unwrap();
+        }
+    };
+    let mut racing = Racing { cpu: bench.cpu.clone(), before };
+    bench.table.protect(&mut racing, Ipa::new(GIB + PAGE), PAGE, young).unwrap();
+    bench.machine.assert_clean();
+    assert!(!once.get());
+    for page in [0, 1, 2, 511] {
+        assert_eq!(bench.mapping(GIB + page * PAGE), Some((GIB + page * PAGE, young)), "page {page}");
+    }
+    bench.finish();
+}
+
+#[test]
+fn a_root_may_end_where_physical_memory_does_and_is_given_back_whole() {
+    for (ipa_bits, pages) in [(40, 2), (43, 16), (36, 1)] {
+        let root = PhysAddr::new((1 << 48) - pages * PAGE);
+        let config = Stage2Config::new(ipa_bits, 48);
+        assert_eq!(Stage2::new(root, config, 1).map(|table| table.root()), Ok(root));
+        let bench = Bench::with(config);
+        let root = bench.table.root();
+        let Bench { mut cpu, table, .. } = bench;
+        assert_eq!(Some(table.destroy(&mut cpu)), PhysRange::from_size(root, pages * PAGE));
+    }
+}
+
+#[test]
+fn an_address_and_a_size_that_are_misaligned_alike_are_refused() {
+    let mut bench = Bench::new();
+    for offset in [1, 0x800, PAGE - 1] {
+        let ipa = Ipa::new(GIB + offset);
+        assert_eq!(bench.table.unmap(&mut bench.cpu, ipa, PAGE + offset), Err(TableError::Misaligned));
+    }
+    bench.finish();
 }

@@ -589,3 +589,11 @@ fn a_bad_root_is_refused() {
     assert!(matches!(Stage2::new(PhysAddr::new(!0x1fff), config, 1), Err(TableError::BadConfiguration)));
     assert!(Stage2::new(PhysAddr::new(0x2000), Stage2Config { vmid_16_bits: true, ..config }, 256).is_ok());
 }
+
+#[test]
+fn a_root_may_end_where_physical_memory_does() {
+    let config = Stage2Config::new(32, 36);
+    let size = config.root_pages().unwrap() * PAGE;
+    assert!(Stage2::new(PhysAddr::new((1 << 36) - size), config, 1).is_ok());
+    assert_eq!(Stage2::new(PhysAddr::new(1 << 36), config, 1).err(), Some(TableError::BadConfiguration));
+}
