@@ -18,6 +18,7 @@ mod checker;
 mod cpu;
 mod event;
 mod foreign;
+mod forward;
 mod frames;
 mod linking;
 mod locks;

@@ -58,7 +58,8 @@ impl<R: Regime> PageTable<R> {
     /// [`TableError::Misaligned`] where `size` is that of no leaf of this table and `options`, or either address is not a
     /// multiple of it; [`TableError::Exists`] where another mapping stands there, or smaller ones do, also one whose access
     /// flag or rights another CPU has changed meanwhile: after a fault, that is the moment to make the access again;
-    /// [`TableError::Annotated`]; [`TableError::BadRange`], [`TableError::BadAttributes`], [`TableError::OutOfFrames`], [`TableError::Corrupt`].
+    /// [`TableError::Annotated`]; [`TableError::BadRange`], [`TableError::BadAttributes`], [`TableError::OutOfFrames`],
+    /// [`TableError::Corrupt`].
     #[expect(clippy::too_many_arguments, reason = "those of `map`, and whether it is to replace")]
     pub fn map_leaf<E: Environment + ?Sized>(
         &self,

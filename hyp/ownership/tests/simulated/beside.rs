@@ -1,9 +1,9 @@
 //! Faults of the host on several CPUs at once: what happens on another CPU while one takes a frame for a table.
 
 use crate::common::{HIGH, LOW, TestCpu, World};
-use abi::{Ipa, Pfn, PhysAddr, PhysRange};
+use abi::{Ipa, Pfn, PhysAddr};
 use ownership::{Access, HostFault, Wipe};
-use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
+use pgtable::TableFrames;
 use std::thread;
 
 /// A CPU on which something happens whenever it takes a frame, and that says which frame it gets.
@@ -34,35 +34,7 @@ impl TableFrames for Interrupted<'_> {
     }
 }
 
-impl Maintenance for Interrupted<'_> {
-    fn dsb(&self, kind: DsbKind) {
-        self.cpu.dsb(kind);
-    }
-
-    fn isb(&self) {
-        self.cpu.isb();
-    }
-
-    fn tlbi(&self, operation: Tlbi) {
-        self.cpu.tlbi(operation);
-    }
-
-    fn load_vttbr(&self, vttbr: u64) -> u64 {
-        self.cpu.load_vttbr(vttbr)
-    }
-
-    fn clean_invalidate_to_poc(&self, range: PhysRange) {
-        self.cpu.clean_invalidate_to_poc(range);
-    }
-
-    fn clean_to_pou(&self, range: PhysRange) {
-        self.cpu.clean_to_pou(range);
-    }
-
-    fn invalidate_instruction_cache(&self, range: PhysRange) {
-        self.cpu.invalidate_instruction_cache(range);
-    }
-}
+memsim::forward_maintenance!([] Interrupted<'_>, cpu);
 
 impl Wipe for Interrupted<'_> {
     fn wipe(&mut self, page: Pfn) {

@@ -5,12 +5,10 @@ mod operation;
 mod oracle;
 mod world;
 
-use abi::{Ipa, PhysAddr, PhysRange};
+use abi::{Ipa, PhysAddr};
 use memsim::{Access, Cpu, Fault, Program};
 use pgtable::shared::Outcome;
-use pgtable::{
-    Annotation, DsbKind, Maintenance, MapOptions, Stage2Attributes, Stage2Config, TableError, TableFrames, Tlbi,
-};
+use pgtable::{Annotation, MapOptions, Stage2Attributes, Stage2Config, TableError, TableFrames};
 use proptest::prelude::*;
 
 use crate::operation::Operation;
@@ -272,35 +270,7 @@ impl TableFrames for Careless {
     }
 }
 
-impl Maintenance for Careless {
-    fn dsb(&self, kind: DsbKind) {
-        self.0.dsb(kind);
-    }
-
-    fn isb(&self) {
-        self.0.isb();
-    }
-
-    fn tlbi(&self, operation: Tlbi) {
-        self.0.tlbi(operation);
-    }
-
-    fn load_vttbr(&self, vttbr: u64) -> u64 {
-        self.0.load_vttbr(vttbr)
-    }
-
-    fn clean_invalidate_to_poc(&self, range: PhysRange) {
-        self.0.clean_invalidate_to_poc(range);
-    }
-
-    fn clean_to_pou(&self, range: PhysRange) {
-        self.0.clean_to_pou(range);
-    }
-
-    fn invalidate_instruction_cache(&self, range: PhysRange) {
-        self.0.invalidate_instruction_cache(range);
-    }
-}
+memsim::forward_maintenance!([] Careless, 0);
 
 #[test]
 fn a_store_in_place_of_a_compare_exchange_is_caught() {

@@ -1,8 +1,8 @@
 //! A CPU beside which something else happens at the worst moment.
 
-use abi::{PhysAddr, PhysRange};
+use abi::PhysAddr;
 use memsim::Cpu;
-use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
+use pgtable::TableFrames;
 
 /// Calls `before` with the descriptor and its new value before each write of one, be it by compare-exchange.
 pub struct Racing<F> {
@@ -34,32 +34,4 @@ impl<F: Fn(&Cpu, PhysAddr, u64)> TableFrames for Racing<F> {
     }
 }
 
-impl<F> Maintenance for Racing<F> {
-    fn dsb(&self, kind: DsbKind) {
-        self.cpu.dsb(kind);
-    }
-
-    fn isb(&self) {
-        self.cpu.isb();
-    }
-
-    fn tlbi(&self, operation: Tlbi) {
-        self.cpu.tlbi(operation);
-    }
-
-    fn load_vttbr(&self, vttbr: u64) -> u64 {
-        self.cpu.load_vttbr(vttbr)
-    }
-
-    fn clean_invalidate_to_poc(&self, range: PhysRange) {
-        self.cpu.clean_invalidate_to_poc(range);
-    }
-
-    fn clean_to_pou(&self, range: PhysRange) {
-        self.cpu.clean_to_pou(range);
-    }
-
-    fn invalidate_instruction_cache(&self, range: PhysRange) {
-        self.cpu.invalidate_instruction_cache(range);
-    }
-}
+memsim::forward_maintenance!([<F>] Racing<F>, cpu);

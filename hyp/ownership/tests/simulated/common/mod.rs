@@ -7,7 +7,7 @@ use abi::{Gfn, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use memsim::{Cpu, Machine};
 use ownership::specification::Specification;
 use ownership::{Access, Component, GuestLock, GuestMemory, HostFault, Ownership, VmSlot, Wipe};
-use pgtable::{DsbKind, El2Config, El2Stage1, Maintenance, Stage2, Stage2Config, TableFrames, Tlbi};
+use pgtable::{El2Config, El2Stage1, Maintenance, Stage2, Stage2Config, TableFrames};
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU32;
 
@@ -58,35 +58,7 @@ impl TableFrames for TestCpu {
     }
 }
 
-impl Maintenance for TestCpu {
-    fn dsb(&self, kind: DsbKind) {
-        self.0.dsb(kind);
-    }
-
-    fn isb(&self) {
-        self.0.isb();
-    }
-
-    fn tlbi(&self, operation: Tlbi) {
-        self.0.tlbi(operation);
-    }
-
-    fn load_vttbr(&self, vttbr: u64) -> u64 {
-        self.0.load_vttbr(vttbr)
-    }
-
-    fn clean_invalidate_to_poc(&self, range: PhysRange) {
-        self.0.clean_invalidate_to_poc(range);
-    }
-
-    fn clean_to_pou(&self, range: PhysRange) {
-        self.0.clean_to_pou(range);
-    }
-
-    fn invalidate_instruction_cache(&self, range: PhysRange) {
-        self.0.invalidate_instruction_cache(range);
-    }
-}
+memsim::forward_maintenance!([] TestCpu, 0);
 
 impl Wipe for TestCpu {
     fn wipe(&mut self, page: Pfn) {
