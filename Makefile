@@ -8,6 +8,7 @@ HOST   ?= reference
 LOG    ?= info
 APPEND ?=
 GDB    ?=
+GHOST  ?=
 TARGET ?=
 DURATION ?= 60
 JOBS   ?= 1
@@ -22,7 +23,7 @@ OBJCOPY ?= aarch64-linux-gnu-objcopy
 IMAGE_TARGET := aarch64-unknown-none-softfloat
 PORTABLE_TARGET_DIRECTORY := $(or $(CARGO_TARGET_DIR),target)
 IMAGES := $(PORTABLE_TARGET_DIRECTORY)/$(IMAGE_TARGET)/release
-GUESTS := hello attacker spin fault pages registers smp
+GUESTS := hello actor attacker spin fault pages registers smp
 IMAGE_PACKAGES := hyp loader host payloads image-start
 
 # Relative to where tests run, a path means something else.
@@ -30,6 +31,11 @@ BUILD_PATH := $(abspath $(BUILD))
 export QEMU
 export FREEHOLD_BUILD := $(BUILD_PATH)
 export FREEHOLD_HYP_ELF := $(BUILD_PATH)/hyp.stripped.elf
+
+# Hyp alone, or hyp that compares itself with its specification.
+FREEHOLD := $(if $(GHOST),freehold-ghost,freehold)
+GHOST_TARGET_DIRECTORY := $(abspath $(PORTABLE_TARGET_DIRECTORY)/ghost)
+GHOST_IMAGES := $(GHOST_TARGET_DIRECTORY)/$(IMAGE_TARGET)/release
 
 IMAGE_CARGO = $(IMAGE_ENV) $(CARGO)
 # Where the commit is what counts, Cargo.lock must be that of the commit.
@@ -64,7 +70,7 @@ double_commas = $(subst $(comma),$(comma)$(comma),$(1))
 
 QEMU_COMMAND = $(QEMU) -M virt,virtualization=on,gic-version=3 -cpu $(CPU) -smp $(SMP) -m $(MEM) -nographic -nic none \
 	$(if $(GDB),-s -S) \
-	-kernel $(BUILD)/freehold.img -append 'freehold.log=$(LOG)' \
+	-kernel $(BUILD)/$(FREEHOLD).img -append 'freehold.log=$(LOG)' \
 	-device 'guest-loader,addr=$(HOST_KERNEL_ADDRESS),kernel=$(call double_commas,$(KERNEL)),bootargs=$(call double_commas,$(strip $(BOOTARGS)))' \
 	-initrd '$(INITRD)'
 
@@ -79,6 +85,7 @@ help:
 	@echo '  make setup      get all that is needed: Rust for aarch64, QEMU, dtc, Debian'"'"'s arm64 kernel; once, safe to repeat'
 	@echo '  make run        boot Freehold in QEMU with the reference host and one protected guest; ends by itself'
 	@echo '  make build      build the images into $(BUILD)/'
+	@echo '  make replay     run a script of calls, FILE=path, with the reference host (host/script says what one looks like)'
 	@echo '  make test       unit tests, build, seeds of the fuzzers and scenario tests; ends with "N passed, N failed"'
 	@echo '  make unit       the tests of the portable crates, on this machine'
 	@echo '  make scenarios  the tests that boot QEMU; ONLY=word runs those whose name has the word'
@@ -99,6 +106,7 @@ help:
 	@echo '  MEM=1G          amount of RAM'
 	@echo '  LOG=info        what Freehold itself logs: off, error, warn, info, debug, trace'
 	@echo '  GDB=1           wait for a debugger, and say how to attach it'
+	@echo '  GHOST=1         for build and run: hyp compares each call with its specification, and stops where they differ'
 	@echo '  QEMU=path       the QEMU to use'
 	@echo '  DURATION=60     seconds that make fuzz takes'
 	@echo '  JOBS=1          processes that make fuzz runs'
@@ -114,7 +122,7 @@ toolchain:
 
 # ---- images -------------------------------------------------------------------------------------------------------
 .PHONY: build
-build: $(BUILD)/freehold.img $(BUILD)/host.img $(BUILD)/guests.cpio
+build: $(BUILD)/$(FREEHOLD).img $(BUILD)/host.img $(BUILD)/guests.cpio
 
 .PHONY: FORCE
 FORCE:
@@ -136,12 +144,29 @@ $(BUILD)/loader.elf: $(BUILD)/hyp.stripped.elf FORCE
 	$(IMAGE_CARGO) build $(IMAGE_FLAGS) -p loader
 	@cp $(IMAGES)/loader $@.new && $(call replace,$@)
 
+# Each has its own files in Cargo's directory too, so that building one after the other builds little.
+$(BUILD)/hyp-ghost.elf: FORCE | toolchain
+	@mkdir -p $(@D)
+	$(IMAGE_CARGO) build $(IMAGE_FLAGS) --target-dir $(GHOST_TARGET_DIRECTORY) -p hyp --features ghost
+	@cp $(GHOST_IMAGES)/hyp $@.new && $(call replace,$@)
+
+$(BUILD)/hyp-ghost.stripped.elf: $(BUILD)/hyp-ghost.elf
+	@$(OBJCOPY) --strip-all $< $@.new && $(call replace,$@)
+
+$(BUILD)/loader-ghost.elf: $(BUILD)/hyp-ghost.stripped.elf FORCE
+	FREEHOLD_HYP_ELF=$(BUILD_PATH)/hyp-ghost.stripped.elf \
+		$(IMAGE_CARGO) build $(IMAGE_FLAGS) --target-dir $(GHOST_TARGET_DIRECTORY) -p loader
+	@cp $(GHOST_IMAGES)/loader $@.new && $(call replace,$@)
+
 $(BUILD)/host.elf: FORCE | toolchain
 	@mkdir -p $(@D)
 	$(IMAGE_CARGO) build $(IMAGE_FLAGS) -p host
 	@cp $(IMAGES)/host $@.new && $(call replace,$@)
 
 $(BUILD)/freehold.img: $(BUILD)/loader.elf
+	@$(OBJCOPY) -O binary $< $@
+
+$(BUILD)/freehold-ghost.img: $(BUILD)/loader-ghost.elf
 	@$(OBJCOPY) -O binary $< $@
 
 $(BUILD)/host.img: $(BUILD)/host.elf
@@ -172,6 +197,17 @@ else
 	@scripts/run-reference-host $(QEMU_COMMAND)
 endif
 
+# A script of calls (host/script), run by the reference host against the real hyp.
+REPLAY_COMMAND = $(MAKE) --no-print-directory run HOST=reference INITRD=$(BUILD)/replay.cpio APPEND='scenario=replay $(APPEND)'
+
+.PHONY: replay
+replay: build
+	@[ -r '$(FILE)' ] || { echo 'Say which script: make replay FILE=path' >&2; exit 1; }
+	@rm -rf $(BUILD)/replay && mkdir -p $(BUILD)/replay && cp '$(FILE)' $(BUILD)/replay/script
+	@cp $(BUILD)/guests/pack/* $(BUILD)/replay/
+	@cd $(BUILD)/replay && printf '%s\n' script $(GUESTS) | cpio --quiet -o -H newc > $(BUILD_PATH)/replay.cpio
+	@$(REPLAY_COMMAND)
+
 # ---- tests --------------------------------------------------------------------------------------------------------
 UNIT = $(CARGO) test $(LOCKED) --no-fail-fast
 SEEDS = cd fuzz && $(CARGO) test $(LOCKED) --target-dir $(FUZZ_TARGET_DIRECTORY)
@@ -182,11 +218,11 @@ unit:
 	$(UNIT)
 
 .PHONY: scenarios
-scenarios: build
+scenarios: build $(BUILD)/freehold-ghost.img
 	$(SCENARIOS)
 
 .PHONY: test
-test: build
+test: build $(BUILD)/freehold-ghost.img
 	@scripts/run-tests '$(UNIT)' '$(SEEDS)' '$(SCENARIOS)'
 
 # ---- the source ---------------------------------------------------------------------------------------------------
@@ -201,6 +237,7 @@ clippy: $(BUILD)/hyp.stripped.elf
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
 	$(CARGO) clippy $(LOCKED) --all-targets -p guest-tests -- -D warnings
 	$(IMAGE_CARGO) clippy $(IMAGE_FLAGS) $(call PACKAGES,$(IMAGE_PACKAGES)) -- -D warnings
+	$(IMAGE_CARGO) clippy $(IMAGE_FLAGS) -p hyp --features ghost -- -D warnings
 
 .PHONY: bench
 bench:
@@ -228,4 +265,4 @@ doc: $(BUILD)/hyp.stripped.elf
 .PHONY: clean
 clean:
 	$(CARGO) clean
-	rm -rf $(BUILD)/*.img $(BUILD)/*.elf $(BUILD)/guests $(BUILD)/guests.cpio
+	rm -rf $(BUILD)/*.img $(BUILD)/*.elf $(BUILD)/guests $(BUILD)/guests.cpio $(BUILD)/replay $(BUILD)/replay.cpio

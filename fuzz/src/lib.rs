@@ -8,6 +8,7 @@ pub mod flat;
 pub mod memory;
 pub mod operation;
 pub mod oracle;
+pub mod ownership;
 pub mod place;
 pub mod regime;
 pub mod repeat;

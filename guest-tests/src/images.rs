@@ -29,6 +29,11 @@ impl Images {
         self.image("freehold.img", "build")
     }
 
+    /// The same, with a hyp that compares itself with its specification.
+    pub fn freehold_ghost(&self) -> Result<PathBuf, String> {
+        self.image("freehold-ghost.img", "build GHOST=1")
+    }
+
     /// The reference host.
     pub fn host(&self) -> Result<PathBuf, String> {
         self.image("host.img", "build")

@@ -50,6 +50,23 @@ global_asm!(
     "    ret",
     ".popsection",
     ".endm",
+    ".pushsection .text.host_call_all, \"ax\"",
+    ".global host_call_all",
+    "host_call_all:",
+    "    stp x29, x30, [sp, #-32]!",
+    "    mov x29, sp",
+    "    str x0, [sp, #16]",
+    "    ldp x2, x3, [x0, #16]",
+    "    ldp x4, x5, [x0, #32]",
+    "    ldp x6, x7, [x0, #48]",
+    "    ldp x0, x1, [x0]",
+    "    hvc #0",
+    "    ldr x9, [sp, #16]",
+    "    stp x0, x1, [x9]",
+    "    stp x2, x3, [x9, #16]",
+    "    ldp x29, x30, [sp], #32",
+    "    ret",
+    ".popsection",
     "host_call host_call_hvc, \"hvc #0\"",
     "host_call host_call_hvc_one, \"hvc #1\"",
     "host_call host_call_hvc_max, \"hvc #0xffff\"",
@@ -59,6 +76,7 @@ global_asm!(
 );
 
 unsafe extern "C" {
+    fn host_call_all(registers: *mut u64);
     fn host_call_hvc(registers: *mut u64);
     fn host_call_hvc_one(registers: *mut u64);
     fn host_call_hvc_max(registers: *mut u64);
@@ -85,4 +103,18 @@ pub unsafe fn raw(instruction: Instruction, mut registers: Registers) -> Registe
     // and the call itself is as the caller vouches. HVC and SMC keep x18 to x30 (SMCCC, section 2.6).
     unsafe { function(registers.as_mut_ptr()) };
     registers
+}
+
+/// Makes a call by HVC #0 with x0, the whole register, and x1 to x7, and returns x0 to x3 as they are afterwards.
+///
+/// # Safety
+/// The call must not take memory away that the host goes on using.
+pub unsafe fn raw_with_all(function: u64, arguments: [u64; 7]) -> Registers {
+    let [a1, a2, a3, a4, a5, a6, a7] = arguments;
+    let mut registers = [function, a1, a2, a3, a4, a5, a6, a7];
+    // SAFETY: the function reads the eight registers behind the pointer, writes the first four and nothing else, keeps the
+    // stack, and the call itself is as the caller vouches. HVC keeps x18 to x30 (SMCCC, section 2.6).
+    unsafe { host_call_all(registers.as_mut_ptr()) };
+    let [x0, x1, x2, x3, ..] = registers;
+    [x0, x1, x2, x3]
 }

@@ -1,7 +1,7 @@
 //! What the host learns from its device tree. The tree comes from the loader, which is trusted, so that a tree without
 //! what every machine has is a reason to stop.
 
-use abi::{PhysAddr, PhysRange};
+use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 use arrayvec::ArrayVec;
 use fdt::Fdt;
 use fdt::node::FdtNode;
@@ -41,6 +41,8 @@ pub struct Machine {
     pub distributor: PhysRange,
     /// The GICv3 redistributors.
     pub redistributor: PhysRange,
+    /// Devices that the host leaves alone, in whole pages: the board's virtio transports. Empty where there are none.
+    pub spare_device: PhysRange,
     /// INTID of the physical timer's interrupt.
     pub timer_interrupt: u32,
     /// How PSCI is called; `None` where there is none.
@@ -83,6 +85,18 @@ fn find<'t>(tree: &'t Fdt<'static>, names: &[&str]) -> Option<FdtNode<'t, 'stati
     })
 }
 
+/// The pages of the virtio transports, which QEMU's board has one next to the other.
+fn spare_device(tree: &Fdt<'static>) -> PhysRange {
+    let is_transport = |node: &FdtNode<'_, 'static>| {
+        is_enabled(*node)
+            && node.compatible().is_some_and(|compatible| compatible.all().any(|name| name == "virtio,mmio"))
+    };
+    let nodes = || tree.all_nodes().filter(is_transport).map(|node| region(node, 0));
+    let start = nodes().map(|registers| registers.start.align_down(PAGE_SIZE)).min();
+    let end = nodes().filter_map(|registers| registers.end.align_up(PAGE_SIZE)).max();
+    start.zip(end).map_or_else(PhysRange::default, |(start, end)| PhysRange { start, end })
+}
+
 /// A property of one or two cells.
 fn number(node: FdtNode<'_, 'static>, name: &str) -> Option<u64> {
     node.property(name)?.as_usize().map(|value| value as u64)
@@ -120,6 +134,7 @@ impl Machine {
             uart: PhysRange::default(),
             distributor: PhysRange::default(),
             redistributor: PhysRange::default(),
+            spare_device: PhysRange::default(),
             timer_interrupt: 0,
             conduit: None,
             ramdisk: PhysRange::default(),
@@ -162,6 +177,7 @@ impl Machine {
         let gic = find(tree, &["arm,gic-v3"]).expect("no GICv3");
         self.distributor = region(gic, 0);
         self.redistributor = region(gic, 1);
+        self.spare_device = spare_device(tree);
         self.timer_interrupt = timer_interrupt(find(tree, &["arm,armv8-timer"]).expect("no timer"));
         if let Some(psci) = find(tree, &["arm,psci-1.0", "arm,psci-0.2"]) {
             self.conduit = match psci.property("method").and_then(|method| method.as_str()) {

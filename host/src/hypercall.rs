@@ -172,3 +172,8 @@ pub fn vm_reclaim(handle: VmHandle, page: Pfn, count: u64) -> Result<u64, Error>
 pub fn vm_finalise(handle: VmHandle) -> Result<(), Error> {
     call(HostCall::VmFinalise, [handle.0.into()]).map(drop)
 }
+
+/// `VM_RETURN`.
+pub fn vm_return(handle: VmHandle, page: Pfn, count: u64) -> Result<(), Error> {
+    call(HostCall::VmReturn, [handle.0.into(), page.raw(), count]).map(drop)
+}

@@ -295,6 +295,11 @@ pub struct Window {
 }
 
 impl Window {
+    /// True where a window can be opened on the page that holds `address`.
+    pub fn reaches(address: PhysAddr) -> bool {
+        address.raw() < WINDOW_BASE
+    }
+
     /// Opens a window on the page that holds `address`.
     pub fn open(address: PhysAddr, kind: WindowKind) -> Self {
         let start = address.align_down(PAGE_SIZE);

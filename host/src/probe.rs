@@ -46,7 +46,7 @@ pub enum Access {
     Add,
     /// DC ZVA.
     ZeroBlock,
-    /// A call of the address.
+    /// A call of the address. An undefined instruction there is as good as code that returns.
     Execute,
 }
 
@@ -93,6 +93,15 @@ struct Outcome {
     value: u64,
 }
 
+impl Outcome {
+    fn result(self) -> Result<u64, Abort> {
+        match self.syndrome {
+            0 => Ok(self.value),
+            syndrome => Err(Abort { syndrome: Syndrome(syndrome), address: VirtAddr::new(self.value) }),
+        }
+    }
+}
+
 // Each function touches memory at the one instruction labelled `<name>_at`. Where it aborts there, `recover` makes it
 // return the abort instead.
 global_asm!(
@@ -117,6 +126,15 @@ global_asm!(
     "host_probe host_probe_compare_and_swap, cas x1, xzr, [x2]",
     "host_probe host_probe_add, ldadd xzr, x1, [x2]",
     "host_probe host_probe_zero_block, dc zva, x2",
+    ".pushsection .text.host_probe_store, \"ax\"",
+    ".global host_probe_store",
+    ".global host_probe_store_at",
+    "host_probe_store:",
+    "host_probe_store_at:",
+    "    str x1, [x0]",
+    "    mov x0, xzr",
+    "    ret",
+    ".popsection",
     ".pushsection .text.host_probe_exclusive, \"ax\"",
     ".global host_probe_exclusive",
     ".global host_probe_exclusive_at",
@@ -150,6 +168,7 @@ unsafe extern "C" {
     fn host_probe_read(address: u64) -> Outcome;
     fn host_probe_read_register(address: u64) -> Outcome;
     fn host_probe_write(address: u64) -> Outcome;
+    fn host_probe_store(address: u64, value: u64) -> Outcome;
     fn host_probe_read_pair(address: u64) -> Outcome;
     fn host_probe_exclusive(address: u64) -> Outcome;
     fn host_probe_compare_and_swap(address: u64) -> Outcome;
@@ -160,6 +179,7 @@ unsafe extern "C" {
     static host_probe_read_at: u8;
     static host_probe_read_register_at: u8;
     static host_probe_write_at: u8;
+    static host_probe_store_at: u8;
     static host_probe_read_pair_at: u8;
     static host_probe_exclusive_at: u8;
     static host_probe_exclusive_store_at: u8;
@@ -192,23 +212,40 @@ pub unsafe fn attempt(access: Access, address: VirtAddr) -> Result<u64, Abort> {
     };
     // SAFETY: the code keeps to the AAPCS64 and touches nothing but the address, for which the caller vouches; an abort
     // there is caught by `recover`.
-    let outcome = unsafe { probe(address.raw()) };
-    match outcome.syndrome {
-        0 => Ok(outcome.value),
-        syndrome => Err(Abort { syndrome: Syndrome(syndrome), address: VirtAddr::new(outcome.value) }),
-    }
+    unsafe { probe(address.raw()) }.result()
 }
 
-/// If the exception of `frame` is an abort that a probe met, makes the probe return it, and returns true.
+/// Stores `value`, 64 bits, at `address`.
+///
+/// # Errors
+/// The abort that the access met.
+///
+/// # Safety
+/// Unless it aborts, the store must be to memory that holds nothing the host relies on.
+pub unsafe fn store(address: VirtAddr, value: u64) -> Result<(), Abort> {
+    // SAFETY: as for `attempt`.
+    unsafe { host_probe_store(address.raw(), value) }.result().map(drop)
+}
+
+/// If the exception of `frame` is an abort that a probe met, makes the probe return it, and returns true. An undefined
+/// instruction that a probe was to execute is passed over.
 pub fn recover(frame: &mut Frame) -> bool {
+    const UNDEFINED: u64 = 0x00;
     const DATA_ABORT: u64 = 0x25;
     const INSTRUCTION_ABORT: u64 = 0x21;
+    let called = frame.x[30] == &raw const host_probe_execute_return as u64;
     let resume = match Syndrome(frame.esr).class() {
+        // The first instruction at the address was fetched.
+        UNDEFINED if called && frame.elr == frame.x[0] => {
+            frame.elr = frame.x[30];
+            return true;
+        }
         DATA_ABORT => {
             let accesses = [
                 &raw const host_probe_read_at,
                 &raw const host_probe_read_register_at,
                 &raw const host_probe_write_at,
+                &raw const host_probe_store_at,
                 &raw const host_probe_read_pair_at,
                 &raw const host_probe_exclusive_at,
                 &raw const host_probe_exclusive_store_at,
@@ -222,9 +259,7 @@ pub fn recover(frame: &mut Frame) -> bool {
             frame.x[30]
         }
         // A call of an address that cannot be fetched from: x30 is where it would have returned to.
-        INSTRUCTION_ABORT if frame.x[30] == &raw const host_probe_execute_return as u64 => {
-            &raw const host_probe_execute_abort as u64
-        }
+        INSTRUCTION_ABORT if called => &raw const host_probe_execute_abort as u64,
         _ => return false,
     };
     frame.x[0] = frame.esr;

@@ -67,9 +67,14 @@ pub struct Exit {
     pub reason: ExitReason,
     /// The address that it is about.
     pub ipa: Ipa,
-    size: u64,
-    write: bool,
-    data: u64,
+    /// Bytes of an MMIO access.
+    pub size: u64,
+    /// Whether an access is a write.
+    pub write: bool,
+    /// The value of an MMIO access, the number of an offer, or the index of a vCPU.
+    pub data: u64,
+    /// The handle of the other VM, where the exit names one.
+    pub peer: u64,
 }
 
 /// The exit for `reason` whose details are in the run page of vCPU `index`.
@@ -85,11 +90,13 @@ pub fn read_exit(vm: &Vm, index: usize, reason: ExitReason) -> Exit {
             size: value(&raw const (*page).size),
             write: value(&raw const (*page).write) != 0,
             data: value(&raw const (*page).data),
+            peer: value(&raw const (*page).peer),
         }
     }
 }
 
-fn answer_read(page: *mut RunPage, data: u64) {
+/// Puts the answer to an MMIO read where hyp finds it when the vCPU runs again. `page` must be a vCPU's run page.
+pub fn answer_read(page: *mut RunPage, data: u64) {
     // SAFETY: as for `read_exit`.
     unsafe { (&raw mut (*page).data).write_volatile(data) };
 }
@@ -180,7 +187,14 @@ pub fn serve(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) -> Optio
             exchange_messages(vm, exit.ipa);
         }
         ExitReason::Unshared => exits.unshares += 1,
-        ExitReason::Relinquished => {
+        // The host has no use for a loan, and gives it back as it came.
+        ExitReason::Lent => {
+            let lent = vm.map().page_of(Gfn::containing(exit.ipa));
+            if let Some(Err(error)) = lent.map(|page| hypercall::vm_return(vm.handle(), page, 1)) {
+                return Some(Stop::Failed(VmError::Refused("VM_RETURN", error)));
+            }
+        }
+        ExitReason::Relinquished | ExitReason::Returned => {
             exits.relinquished += 1;
             vm.take_relinquished(Gfn::containing(exit.ipa));
         }
@@ -191,6 +205,13 @@ pub fn serve(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) -> Optio
             exits.starts += 1;
             if let Some(vcpu) = usize::try_from(exit.data).ok().and_then(|index| vm.vcpus.get_mut(index)) {
                 vcpu.turned_on();
+            }
+        }
+        // Who plays the messenger between guests reads them before this.
+        ExitReason::Offered | ExitReason::Accepted | ExitReason::Ended => {}
+        ExitReason::TopUp => {
+            if let Err(error) = vm.top_up(index) {
+                return Some(Stop::Failed(error));
             }
         }
         ExitReason::Error => return Some(Stop::Error),

@@ -226,7 +226,7 @@ impl Vm {
     }
 
     /// Gives vCPU `index` pages for tables.
-    fn top_up(&mut self, index: usize) -> Result<(), VmError> {
+    pub fn top_up(&mut self, index: usize) -> Result<(), VmError> {
         let pages = Pages::allocate(CACHE_PAGES).ok_or(VmError::OutOfMemory)?;
         hypercall::vcpu_top_up(self.handle, index as u64, pages.pfn(), CACHE_PAGES).map_err(refused("VCPU_TOP_UP"))?;
         self.vcpus[index].cache.push(pages.given());
@@ -367,23 +367,43 @@ impl Vm {
     /// # Errors
     /// As [`destroy`](Self::destroy).
     pub fn reclaim(mut self) -> Result<Returned, VmError> {
+        self.take_memory_back()?;
+        hypercall::vm_finalise(self.handle).map_err(refused("VM_FINALISE"))?;
+        // SAFETY: the guest is finalised, as was just seen.
+        Ok(unsafe { self.finalised() })
+    }
+
+    /// Takes back all memory that the host gave to the guest, which is dying.
+    ///
+    /// # Errors
+    /// The call that hyp refused; it may be made again.
+    pub fn take_memory_back(&mut self) -> Result<(), VmError> {
         while let Some((first, _)) = self.lent.last() {
             let first = *first;
             self.unshare(first)?;
         }
-        for (first, count) in self.map.runs() {
-            let mut done = 0;
-            while done < count {
-                let page = Pfn::new(first.raw() + done);
-                let step = hypercall::vm_reclaim(self.handle, page, count - done).map_err(refused("VM_RECLAIM"))?;
-                if step == 0 {
-                    return Err(VmError::Refused("VM_RECLAIM", Error::WrongState));
-                }
-                done += step;
+        while let Some((first, count)) = self.first_run() {
+            let done = hypercall::vm_reclaim(self.handle, first, count).map_err(refused("VM_RECLAIM"))?;
+            if done == 0 {
+                return Err(VmError::Refused("VM_RECLAIM", Error::WrongState));
+            }
+            for index in 0..done {
+                self.map.remove_page(Pfn::new(first.raw() + index));
             }
         }
-        hypercall::vm_finalise(self.handle).map_err(refused("VM_FINALISE"))?;
+        Ok(())
+    }
 
+    /// The first pages that it has which lie one after the other.
+    fn first_run(&self) -> Option<(Pfn, u64)> {
+        self.map.runs().next()
+    }
+
+    /// Looks at every page that came back of a guest that is no more, and takes it.
+    ///
+    /// # Safety
+    /// All memory must have been taken back, and `VM_FINALISE` must have succeeded.
+    pub unsafe fn finalised(mut self) -> Returned {
         let mut returned = Returned::default();
         let take = |given: Given, total: &mut u64, dirty: &mut u64| {
             // SAFETY: the VM is finalised: hyp and the guest hold no page of it any more.
@@ -405,6 +425,6 @@ impl Vm {
             }
         }
         take(self.object, &mut returned.objects, &mut returned.dirty);
-        Ok(returned)
+        returned
     }
 }

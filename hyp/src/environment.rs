@@ -77,6 +77,7 @@ impl Maintenance for El2Environment {
         barrier::isb();
     }
 
+    #[inline(always)]
     fn tlbi(&self, operation: Tlbi) {
         tlb::invalidate(operation);
     }
@@ -90,14 +91,14 @@ impl Maintenance for El2Environment {
     }
 
     fn clean_invalidate_to_poc(&self, range: PhysRange) {
-        crate::fixmap::for_each_page(range, cache::clean_and_invalidate_virtual);
+        crate::fixmap::for_each_piece(range, cache::clean_and_invalidate_virtual);
     }
 
     fn clean_to_pou(&self, range: PhysRange) {
         if cache::instructions_see_data() {
             barrier::dsb_ish();
         } else {
-            crate::fixmap::for_each_page(range, cache::clean_virtual_to_pou);
+            crate::fixmap::for_each_piece(range, cache::clean_virtual_to_pou);
         }
     }
 

@@ -33,6 +33,7 @@ pub extern "C" fn host_exception(frame: &mut HostRegisters, kind: u64) {
 }
 
 /// Makes the host take an exception at EL1 when it goes on.
+#[cold]
 fn inject(machine: &Machine, frame: &mut HostRegisters, injection: &Injection) {
     let taken = injection.take(&Interrupted {
         pc: frame.elr,

@@ -12,6 +12,7 @@
 //!     + 0x11000 .. 0x17000          per-CPU data: record, emergency stack, vector registers
 //!     + 0x1f000 .. 0x20000          fixmap slot
 //! DEVICE_BASE                       the console's registers
+//! BLOCK_BASE + n * 2 MiB            fixmap slot of CPU n for blocks
 //! ```
 
 use abi::boot::MAX_CPUS;
@@ -38,11 +39,22 @@ pub const VECTOR_REGISTERS: u64 = EMERGENCY_STACK_TOP;
 pub const FIXMAP: u64 = CPU_STRIDE - PAGE_SIZE;
 /// Where devices are mapped.
 pub const DEVICE_BASE: u64 = PRIVATE_BASE + MAX_CPUS as u64 * CPU_STRIDE;
+/// Bytes of a fixmap slot for blocks.
+const BLOCK_SIZE: u64 = 2 << 20;
+/// The first CPU's fixmap slot for blocks. It is in the same GiB as the stacks, which keep the table of level 2.
+const BLOCK_BASE: u64 = PRIVATE_BASE + (512 << 20);
 
+const _: () = assert!(DEVICE_BASE + BLOCK_SIZE <= BLOCK_BASE);
+const _: () = assert!(BLOCK_BASE + MAX_CPUS as u64 * BLOCK_SIZE <= PRIVATE_BASE + (1 << 30));
 const _: () = assert!(CPU_DATA + CPU_DATA_PAGES * PAGE_SIZE <= FIXMAP);
 const _: () = assert!(VECTOR_REGISTERS < CPU_DATA_PAGES * PAGE_SIZE);
 
 /// First private byte of a CPU.
 pub fn cpu_base(cpu: usize) -> VirtAddr {
     VirtAddr::new(PRIVATE_BASE.saturating_add((cpu as u64).saturating_mul(CPU_STRIDE)))
+}
+
+/// A CPU's fixmap slot for blocks.
+pub fn block_slot(cpu: usize) -> VirtAddr {
+    VirtAddr::new(BLOCK_BASE.saturating_add((cpu as u64).saturating_mul(BLOCK_SIZE)))
 }

@@ -19,6 +19,8 @@ mod fault;
 mod firmware;
 mod fixmap;
 mod frame_pool;
+#[cfg_attr(not(feature = "ghost"), path = "ghost_absent.rs")]
+mod ghost;
 mod guest_switch;
 mod host;
 mod id_registers;

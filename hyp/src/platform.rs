@@ -2,9 +2,9 @@
 
 use crate::environment::{El2Environment, POOL};
 use crate::frame_pool::FramePool;
-use crate::{cache, cpu_data, firmware, fixmap, guest_switch};
+use crate::{cache, cpu_data, firmware, fixmap, ghost, guest_switch};
 use abi::run::RunPage;
-use abi::{Pfn, PhysAddr};
+use abi::{PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use core::ptr::NonNull;
 use monitor::object::ObjectMemory;
 use monitor::platform::{CpuIndex, GuestTrap, Platform, RunExit};
@@ -18,12 +18,17 @@ unsafe extern "C" {
 
 impl Wipe for El2Environment {
     fn wipe(&mut self, page: Pfn) {
-        let Some(address) = page.checked_address() else { return };
-        fixmap::with_page(address, |address| {
-            let range = fixmap::page_at(address);
-            // SAFETY: the fixmap maps the whole page writable for as long as this runs, and no reference leads there.
-            unsafe { cache::zero(range) };
-            cache::clean_and_invalidate_virtual(range);
+        let range = page.checked_address().and_then(|start| PhysRange::from_size(start, PAGE_SIZE));
+        if let Some(range) = range {
+            self.wipe_range(range);
+        }
+    }
+
+    fn wipe_range(&mut self, range: PhysRange) {
+        fixmap::for_each_piece(range, |mapped| {
+            // SAFETY: the fixmap maps all of it writable for as long as this runs, and no reference leads there.
+            unsafe { cache::zero(mapped) };
+            cache::clean_and_invalidate_virtual(mapped);
         });
     }
 }
@@ -47,6 +52,9 @@ impl Platform for El2Environment {
     }
 
     fn firmware_call(&mut self, function: u32, arguments: [u64; 3]) -> [u64; 4] {
+        if function == abi::psci::SYSTEM_OFF {
+            ghost::report();
+        }
         firmware::call(function, arguments)
     }
 

@@ -1,6 +1,8 @@
 //! Faults that hyp commits on request, so that a test sees each of its own protections at work.
 
+use crate::tables;
 use abi::boot::{BootInfo, SelfTest};
+use abi::{PAGE_SIZE, PhysRange};
 use core::hint::black_box;
 
 /// An instruction in writable memory: RET. The section is named since nothing writes it.
@@ -12,7 +14,7 @@ unsafe extern "C" {
     static hyp_entry: u8;
 }
 
-/// Commits the fault. Returns only where the protection does not work.
+/// Commits the fault. Returns where the protection does not work, and where the fault is one that shows later.
 pub fn commit(test: SelfTest, boot: &BootInfo) {
     log::warn!("self-test: {test:?}");
     match test {
@@ -38,8 +40,22 @@ pub fn commit(test: SelfTest, boot: &BootInfo) {
         SelfTest::ArithmeticOverflow => {
             black_box(black_box(u64::MAX) + black_box(1));
         }
+        SelfTest::WrongLedger => return write_ledger(boot),
     }
     log::error!("self-test: nothing stopped {test:?}");
+}
+
+/// Notes in the ledger that the page at which the host starts is hyp's.
+fn write_ledger(boot: &BootInfo) {
+    let before = |bank: &&PhysRange| bank.end <= boot.host_entry;
+    let Some(plan) = tables::carve_out(boot) else { return };
+    let Some(bank) = boot.memory().iter().find(|bank| bank.contains(boot.host_entry)) else { return };
+    let bytes_before: u64 = boot.memory().iter().take_while(before).map(PhysRange::size).sum();
+    let offset = bytes_before.saturating_add(boot.host_entry.raw().saturating_sub(bank.start.raw()));
+    let entry = plan.ledger.start.raw().saturating_add(offset / PAGE_SIZE * size_of::<u64>() as u64);
+    // SAFETY: the ledger has one word for each page of RAM, in the order of the banks, and is mapped for good. No other
+    // CPU runs, and whoever reads the entry takes what is there.
+    unsafe { (entry as *mut u64).write_volatile(ownership::PageState::Hyp.encode()) };
 }
 
 /// Takes a piece of stack for each level, without end.

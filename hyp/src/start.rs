@@ -3,7 +3,7 @@
 use crate::environment::{El2Environment, POOL};
 use crate::machine::{self, Machine};
 use crate::tables::{self, EarlyResult};
-use crate::{cache, console, cpu_data, fault, firmware, host, id_registers, self_test};
+use crate::{cache, console, cpu_data, fault, firmware, ghost, host, id_registers, self_test};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use abi::PhysRange;
 use abi::boot::{BootInfo, SelfTest};
@@ -28,6 +28,7 @@ pub extern "C" fn boot_cpu_main(boot: &'static BootInfo) -> ! {
     let id = id_registers::read();
     let features = CpuFeatures::from_id_registers(&id);
     introduce(boot, &features);
+    ghost::start(boot);
     let machine = take_machine(boot, early, id, features);
     if let Some(test) = SelfTest::from_number(boot.self_test) {
         self_test::commit(test, boot);

@@ -2,8 +2,9 @@
 
 use crate::cpu_data::CpuData;
 use crate::environment::EarlyEnvironment;
+use crate::fixmap::{self, Slots};
 use crate::frame_pool::FramePool;
-use crate::{cache, firmware, fixmap, layout};
+use crate::{cache, firmware, layout};
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use abi::boot::{BootInfo, MAGIC, SEGMENT_EXECUTE, SEGMENT_WRITE, VERSION};
 use abi::carve_out::{CPU_DATA_PAGES, CarveOut, STACK_PAGES};
@@ -12,7 +13,7 @@ use abi::{PAGE_SIZE, PhysAddr, PhysRange, VirtAddr};
 use core::cell::UnsafeCell;
 use monitor::features::CpuFeatures;
 use pgtable::regime::TlbiFeatures;
-use pgtable::{El2Attributes, El2Config, El2Stage1, MAIR_VALUE, MapOptions, PageSlot, Stage2Config, TableError};
+use pgtable::{El2Attributes, El2Config, El2Stage1, MAIR_VALUE, MapOptions, Stage2Config, TableError};
 
 /// SCTLR_EL2 before the MMU is on: RES1 bits, and nothing else (Arm ARM, SCTLR_EL2).
 pub const SCTLR_EL2_MMU_OFF: u64 = 0x30c5_0830;
@@ -56,8 +57,8 @@ pub struct EarlyResult {
     pub host_config: Stage2Config,
     /// Where the console's registers are mapped.
     pub uart: Option<VirtAddr>,
-    /// Each CPU's fixmap slot.
-    slots: [Option<PageSlot>; abi::boot::MAX_CPUS],
+    /// Each CPU's fixmap slots.
+    slots: [Option<Slots>; abi::boot::MAX_CPUS],
 }
 
 static EARLY_RESULT: BootCell<Option<EarlyResult>> = BootCell(UnsafeCell::new(None));
@@ -114,9 +115,9 @@ pub extern "C" fn build_tables(boot: *const BootInfo) -> u64 {
 pub unsafe fn take_early_result() -> Option<EarlyResult> {
     // SAFETY: the caller is the only CPU that runs.
     let mut result = unsafe { (*EARLY_RESULT.0.get()).take() }?;
-    for (cpu, slot) in result.slots.iter_mut().enumerate() {
-        if let Some(slot) = slot.take() {
-            fixmap::set_slot(cpu, slot);
+    for (cpu, slots) in result.slots.iter_mut().enumerate() {
+        if let Some(slots) = slots.take() {
+            fixmap::set_slots(cpu, slots);
         }
     }
     Some(result)
@@ -194,9 +195,11 @@ fn build(boot: &BootInfo, plan: &CarveOut) -> Result<EarlyResult, TableError> {
     };
 
     let mut slots = [const { None }; abi::boot::MAX_CPUS];
-    for (cpu, slot) in slots.iter_mut().enumerate().take(boot.cpus().len()) {
+    for (cpu, slots) in slots.iter_mut().enumerate().take(boot.cpus().len()) {
         let address = VirtAddr::new(layout::cpu_base(cpu).raw().wrapping_add(layout::FIXMAP));
-        *slot = Some(stage1.page_slot(&environment, address, El2Attributes::data())?);
+        let page = stage1.page_slot(&environment, address, El2Attributes::data())?;
+        let block = stage1.block_slot(&environment, layout::block_slot(cpu), El2Attributes::data())?;
+        *slots = Some(Slots { page, block });
     }
     Ok(EarlyResult { stage1, pool: environment.pool, host_root, host_config, uart, slots })
 }

@@ -33,6 +33,7 @@ macro_rules! with_operand_encoded {
 }
 
 /// Executes one TLB invalidate instruction; the barriers around it are the caller's.
+#[inline(always)]
 pub fn invalidate(operation: Tlbi) {
     match operation {
         Tlbi::Ipas2e1Is { .. } => with_operand!("ipas2e1is", operation),

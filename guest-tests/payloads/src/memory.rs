@@ -105,6 +105,14 @@ impl AddressSpace {
         self.table.map(&mut Environment, VirtAddr::new(start.raw()), start, size, attributes, options)
     }
 
+    /// Maps a page of device registers at its own address.
+    ///
+    /// # Errors
+    /// Where something is mapped there, or the tables need more pages than there are.
+    pub fn map_device(&mut self, registers: Ipa) -> Result<(), TableError> {
+        self.map_itself(registers.raw()..registers.raw() + PAGE_SIZE, El1Attributes::device())
+    }
+
     /// Turns the MMU and the caches on.
     pub fn activate(&self) {
         let Ok(tcr) = tcr_el1(Some(&CONFIG), None) else { panic!("the translation's configuration is not valid") };

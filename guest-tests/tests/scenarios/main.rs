@@ -5,6 +5,7 @@
 
 mod bare;
 mod cost;
+mod ghost;
 mod linux;
 mod reference;
 mod refusals;
@@ -47,6 +48,7 @@ fn main() {
     reference::add(&mut suite);
     refusals::add(&mut suite);
     self_tests::add(&mut suite);
+    ghost::add(&mut suite);
     linux::add(&mut suite);
     cost::add(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();

@@ -2,6 +2,7 @@
 
 use crate::{Bench, Suite};
 use guest_tests::{Failure, Machine, Transcript};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The boot matrix's axes. Each pair of values of two axes is booted once at least.
@@ -90,7 +91,12 @@ fn size(mebibytes: u32) -> String {
 
 /// Freehold with the reference host in `scenario`, on the board that `make run` has.
 pub(crate) fn machine(bench: &Bench, scenario: &str) -> Result<Machine, Failure> {
-    Ok(Machine::new(bench.images.freehold()?)
+    machine_on(bench.images.freehold()?, bench, scenario)
+}
+
+/// The same with another image of Freehold.
+pub(crate) fn machine_on(freehold: PathBuf, bench: &Bench, scenario: &str) -> Result<Machine, Failure> {
+    Ok(Machine::new(freehold)
         .append("freehold.log=info")
         .host(bench.images.host()?, &format!("scenario={scenario} report"))
         .initrd(bench.images.guests()?)

@@ -124,8 +124,9 @@ fn bad_donations(context: &Context, vm: &Vm, taken: Pfn, hyp_page: Pfn) {
     refused("top-up-with-hyp-page", hypercall::vcpu_top_up(handle, 0, hyp_page, 1), &[Error::NotYours]);
     refused("top-up-with-nothing", hypercall::vcpu_top_up(handle, 0, own.pfn(), 0), limit);
 
-    // All or nothing: a good page beside a bad one stays the host's.
-    refused("donate-partly-hyp", donate(Pfn::new(hyp_page.raw() - 1), frame, 2), &[Error::NotYours]);
+    // All or nothing: a good page beside a bad one stays the host's. The page below hyp's may itself be a run page.
+    let below = Pfn::new(hyp_page.raw() - 1);
+    refused("donate-partly-hyp", donate(below, frame, 2), &[Error::NotYours, Error::Busy]);
     let second = Pfn::new(own.pfn().raw() + 1);
     expect!("share-second", hypercall::hyp_share(second, 1), Ok(()));
     refused("donate-partly-shared", donate(own.pfn(), frame, 2), &[Error::WrongState]);

@@ -1,18 +1,23 @@
 //! What the host does, by name. Each scenario ends with a report's last line and power-off.
 
+mod actor;
 mod attacks;
 mod attacks_guest;
 mod calls;
+mod cost;
 mod demand;
+mod machine;
 mod many;
 mod memory;
 mod neighbours;
 mod preempt;
 mod registers;
+mod replay;
 mod shared;
 mod smp;
 mod story;
 mod sweep;
+mod torture;
 mod vcpus;
 
 use crate::device_tree::Machine;
@@ -93,11 +98,14 @@ pub fn run(context: &Context) -> ! {
         "smp" => smp::run(context),
         "memory" => memory::run(context),
         "many" => many::run(context),
+        "cost" => cost::run(context),
         "preempt" => preempt::run(context),
         "demand" => demand::run(context),
         "neighbours" => neighbours::run(context),
         "registers" => registers::run(context),
+        "replay" => replay::run(context),
         "shared" => shared::run(context),
+        "torture" => torture::run(context),
         "vcpus" => vcpus::run(context),
         "reset" => {
             report::end();

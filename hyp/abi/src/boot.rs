@@ -87,6 +87,9 @@ self_tests! {
     ReadHost = 4, "read-host";
     /// Overflows an addition.
     ArithmeticOverflow = 5, "arithmetic-overflow";
+    /// Notes in the ledger that a page of the host's is hyp's: a fault that only a hyp that compares itself with its
+    /// specification finds. The host starts.
+    WrongLedger = 6, "wrong-ledger";
 }
 
 /// Where the interrupt controller is.
@@ -144,8 +147,8 @@ pub struct BootInfo {
     pub counter_at_entry: u64,
     /// The [`SelfTest`] to commit before the host starts, or 0.
     pub self_test: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Of how many calls a hyp that compares itself with its specification compares one; 0 leaves that to hyp.
+    pub ghost_one_in: u32,
 }
 
 const _: () = assert!(size_of::<BootInfo>() <= crate::PAGE_SIZE as usize);

@@ -17,3 +17,66 @@ pub const MEM_RELINQUISH: u32 = 0xc600_0009;
 
 /// The bitmap that FEATURES returns in w0: functions 0, 2, 3, 4 and 9.
 pub const FEATURES_BITMAP: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 9;
+
+/// Most offers of one guest that may be open, or accepted and not ended, at a time.
+pub const MAX_OFFERS: usize = 16;
+
+macro_rules! calls {
+    ($($(#[$meta:meta])* $name:ident = $number:literal,)*) => {
+        /// A call of Freehold's own that a guest may make. The number is the SMCCC function identifier; it is above the
+        /// 128 functions that KVM counts as its own. x0 is 0 or an [`Error`](crate::Error). An IPA names one page.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+        #[repr(u32)]
+        pub enum GuestCall {
+            $($(#[$meta])* $name = $number,)*
+        }
+
+        impl GuestCall {
+            /// Every such call, in the order of the numbers.
+            pub const ALL: &'static [GuestCall] = &[$(GuestCall::$name,)*];
+
+            /// The call of a function identifier, or `None` where there is none.
+            pub const fn from_function(function: u32) -> Option<Self> {
+                match function {
+                    $($number => Some(GuestCall::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+calls! {
+    /// `VM_NAME()` -> x1 = the VM's own handle, by which other guests name it, x2 = bitmap of these calls: bit n is
+    /// function 0xc6000180 + n.
+    VmName = 0xc600_0180,
+    /// `MEM_LEND(IPA)`: lends a page to the host, which has all access until it gives the page back; the guest has none.
+    MemLend = 0xc600_0181,
+    /// `MEM_RETURN(IPA)`: gives a page back to the host that the host lent, wiped.
+    MemReturn = 0xc600_0182,
+    /// `MEM_OFFER(IPA, receiver, rights)` -> x1 = number: lets the protected VM `receiver` borrow a page, if it accepts.
+    /// Rights are those of `VM_SHARE`. The host carries the number to the receiver.
+    MemOffer = 0xc600_0183,
+    /// `MEM_ACCEPT(owner, number, IPA, rights)`: borrows what the VM `owner` offered, at the given IPA. The rights must be
+    /// those of the offer.
+    MemAccept = 0xc600_0184,
+    /// `MEM_WITHDRAW(number)`: ends an offer of this guest's; who borrows the page by it no longer does.
+    MemWithdraw = 0xc600_0185,
+    /// `MEM_DROP(owner, number)`: ends borrowing what was accepted.
+    MemDrop = 0xc600_0186,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_decode_to_themselves_and_nothing_else_does() {
+        for &call in GuestCall::ALL {
+            assert_eq!(GuestCall::from_function(call as u32), Some(call));
+            assert!(crate::smccc::is_fast(call as u32) && crate::smccc::is_64_bit(call as u32));
+        }
+        let decoded = (0xc600_0000..0xc601_0000).filter_map(GuestCall::from_function).count();
+        assert_eq!(decoded, GuestCall::ALL.len());
+    }
+}

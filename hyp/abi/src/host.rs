@@ -10,7 +10,7 @@ pub const FREEHOLD_UUID: u128 = 0x5f0a_1c0e_4d86_4e0b_9a53_6672_6565_686c;
 /// Major number of this interface; a change that breaks a caller raises it.
 pub const REVISION_MAJOR: u64 = 1;
 /// Minor number of this interface; an addition raises it.
-pub const REVISION_MINOR: u64 = 0;
+pub const REVISION_MINOR: u64 = 1;
 
 /// Most vCPUs of one VM.
 pub const MAX_VCPUS: u64 = 16;
@@ -52,6 +52,8 @@ calls! {
     HypShare = 0xc600_0102,
     /// `HYP_UNSHARE(pfn, count)`: the host takes back pages that it shared with hyp. `Busy` while hyp has one pinned.
     HypUnshare = 0xc600_0103,
+    /// `HYP_SHARE_RESTRICTED(pfn, count)`: as HYP_SHARE, but until the host takes the pages back it may only read them.
+    HypShareRestricted = 0xc600_0104,
     /// `VM_SIZES(ipa_bits, vcpus)` -> x1 = pages that VM_INIT takes, x2 = alignment of the first of them in pages,
     /// x3 = pages that VCPU_INIT takes.
     VmSizes = 0xc600_0110,
@@ -69,7 +71,7 @@ calls! {
     /// come from the cache of vCPU `index`.
     VmDonate = 0xc600_0115,
     /// `VM_SHARE(handle, index, pfn, gfn, count, rights)`: shares pages with a non-protected VM. Rights: bit 0 = read,
-    /// bit 1 = write, bit 2 = execute.
+    /// bit 1 = write, bit 2 = execute, bit 3 = the host keeps reading only, until the last share of the page ends.
     VmShare = 0xc600_0116,
     /// `VM_UNSHARE(handle, gfn, count)`: takes shared pages out of a non-protected VM.
     VmUnshare = 0xc600_0117,
@@ -82,6 +84,21 @@ calls! {
     /// `VM_FINALISE(handle)`: gives the objects, tables and caches of a dying VM back to the host, wiped, and
     /// forgets the handle. `Busy` while the VM still holds a page.
     VmFinalise = 0xc600_011b,
+    /// `VM_LEND(handle, index, pfn, gfn, count)`: lends pages to a protected VM at the given guest frames: the host keeps
+    /// the title and loses all access, until the guest returns them or is dead.
+    VmLend = 0xc600_011c,
+    /// `VM_RETURN(handle, pfn, count)`: gives pages back to the protected VM that lent them to the host.
+    VmReturn = 0xc600_011d,
+    /// `VM_FORCE_RECLAIM(handle, pfn, count)`: takes pages of a living protected VM, wiped. The guest finds out: its next
+    /// access to one of its frames is an exit with [`ExitReason::Poisoned`](crate::run::ExitReason::Poisoned), always.
+    VmForceReclaim = 0xc600_011e,
+    /// `VM_END_SHARE(owner handle, borrower handle, number)`: ends what one guest shares with another by its offer
+    /// `number`. `Busy` unless one of them is dying.
+    VmEndShare = 0xc600_011f,
+    /// `VM_GRANT_DEVICE(handle, index, pfn, gfn, count)`: gives pages of devices to a VM at the given guest frames.
+    VmGrantDevice = 0xc600_0120,
+    /// `VM_RECLAIM_DEVICE(handle, pfn, count)`: takes pages of devices back from a dying VM.
+    VmReclaimDevice = 0xc600_0121,
 }
 
 /// `VM_INIT` flag: the VM is protected.
@@ -93,8 +110,10 @@ pub const RIGHT_READ: u64 = 1 << 0;
 pub const RIGHT_WRITE: u64 = 1 << 1;
 /// `VM_SHARE` right: the guest may execute.
 pub const RIGHT_EXECUTE: u64 = 1 << 2;
+/// `VM_SHARE` flag among the rights: while guests have the pages, the host may only read them.
+pub const RIGHT_RESTRICTED: u64 = 1 << 3;
 
-/// A VM's name in host calls. It is not an index: a number is not given out again until every other has been.
+/// A VM's name in host calls. It is not an index: a number is not given out again until 2^26 VMs have come after it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct VmHandle(pub u32);

@@ -4,6 +4,7 @@
 //! This crate depends on nothing else of Freehold and holds no logic beyond encoding and decoding.
 #![no_std]
 
+pub mod actor;
 pub mod address;
 pub mod boot;
 pub mod carve_out;

@@ -53,8 +53,20 @@ exit_reasons! {
     /// The guest did what hyp cannot go on from; the vCPU will not run again. `data` holds ESR_EL2 for a
     /// non-protected guest.
     Error = 11,
-    /// A protected guest used a page that was taken from it by force.
+    /// The guest touched the page at `ipa`, which was taken from it by force. Running it again repeats the exit.
     Poisoned = 12,
+    /// The guest lent the page at `ipa` to the host, which has it until it gives it back.
+    Lent = 13,
+    /// The guest gave back the page at `ipa`, which the host had lent; it is wiped.
+    Returned = 14,
+    /// The guest offered the page at `ipa` to the VM `peer`, which may accept it by the number `data`.
+    Offered = 15,
+    /// The guest accepted offer `data` of the VM `peer`, and borrows the page at `ipa`.
+    Accepted = 16,
+    /// The guest ended the share of offer `data`: its own, where `peer` is 0, or one of the VM `peer`.
+    Ended = 17,
+    /// A call of the guest's needs pages for tables. It makes the call again when it is run.
+    TopUp = 18,
 }
 
 /// The run page as both sides lay it out: one 4 KiB page, fields in the byte order of the CPU.
@@ -71,14 +83,16 @@ pub struct RunPage {
     pub write: u64,
     /// MMIO data, zero-extended: out for a write, in for a read. Other exits: as their reason says.
     pub data: u64,
+    /// Out: the handle of the other VM, for exits that name one.
+    pub peer: u64,
     /// Zero.
-    pub reserved: [u64; 507],
+    pub reserved: [u64; 506],
 }
 
 impl RunPage {
     /// A page of zeroes.
     pub const fn new() -> Self {
-        Self { exit_reason: 0, ipa: 0, size: 0, write: 0, data: 0, reserved: [0; 507] }
+        Self { exit_reason: 0, ipa: 0, size: 0, write: 0, data: 0, peer: 0, reserved: [0; 506] }
     }
 }
 

@@ -204,6 +204,11 @@ impl Machine {
         self.state().stage2_of(page)
     }
 
+    /// The tree that the descriptor at `descriptor` is part of, if any: that of its root, or of a table that is linked.
+    pub fn tree_of(&self, descriptor: PhysAddr) -> Option<TreeKind> {
+        self.state().tree_of(descriptor)
+    }
+
     /// The rules that were broken so far.
     pub fn violations(&self) -> Vec<Violation> {
         self.state().violations.clone()

@@ -1,5 +1,6 @@
 //! RAM, by frame; a frame that was never written reads as zero.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
@@ -12,7 +13,13 @@ pub(crate) const WORDS: usize = 512;
 
 #[derive(Default)]
 pub(crate) struct Memory {
-    frames: HashMap<u64, Box<[u64; WORDS]>, BuildHasherDefault<AddressHasher>>,
+    /// The place of each frame that holds something.
+    places: HashMap<u64, usize, BuildHasherDefault<AddressHasher>>,
+    frames: Vec<Box<[u64; WORDS]>>,
+    /// Places without a frame of their own.
+    vacant: Vec<usize>,
+    /// The frame that was read last, and its place: who walks a table reads all of it.
+    last: Cell<Option<(u64, usize)>>,
 }
 
 impl Memory {
@@ -20,7 +27,7 @@ impl Memory {
     pub(crate) fn read(&self, address: PhysAddr) -> u64 {
         assert!(address.is_aligned(8), "read of a misaligned descriptor at {address}");
         let word = (address.page_offset() / 8) as usize;
-        self.frames.get(&Pfn::containing(address).raw()).map_or(0, |frame| frame[word])
+        self.words(Pfn::containing(address)).map_or(0, |frame| frame[word])
     }
 
     /// Stores the 64-bit word at `address`, which is 8-byte aligned.
@@ -31,22 +38,43 @@ impl Memory {
     }
 
     pub(crate) fn frame(&mut self, pfn: Pfn) -> &mut [u64; WORDS] {
-        self.frames.entry(pfn.raw()).or_insert_with(|| Box::new([0; WORDS]))
+        let place = *self.places.entry(pfn.raw()).or_insert_with(|| match self.vacant.pop() {
+            Some(place) => {
+                self.frames[place].fill(0);
+                place
+            }
+            None => {
+                self.frames.push(Box::new([0; WORDS]));
+                self.frames.len() - 1
+            }
+        });
+        &mut self.frames[place]
     }
 
     /// The words of a frame, `None` where all are zero.
     pub(crate) fn words(&self, pfn: Pfn) -> Option<&[u64; WORDS]> {
-        self.frames.get(&pfn.raw()).map(|frame| &**frame)
+        let place = match self.last.get() {
+            Some((last, place)) if last == pfn.raw() => place,
+            _ => {
+                let place = *self.places.get(&pfn.raw())?;
+                self.last.set(Some((pfn.raw(), place)));
+                place
+            }
+        };
+        Some(&self.frames[place])
     }
 
     pub(crate) fn zero(&mut self, pfn: Pfn) {
-        self.frames.remove(&pfn.raw());
+        if let Some(place) = self.places.remove(&pfn.raw()) {
+            self.vacant.push(place);
+            self.last.set(None);
+        }
     }
 
     /// The contents of a frame, little-endian.
     pub(crate) fn bytes(&self, pfn: Pfn) -> [u8; PAGE_SIZE as usize] {
         let mut bytes = [0; PAGE_SIZE as usize];
-        if let Some(frame) = self.frames.get(&pfn.raw()) {
+        if let Some(frame) = self.words(pfn) {
             for (chunk, word) in bytes.chunks_exact_mut(8).zip(frame.iter()) {
                 chunk.copy_from_slice(&word.to_le_bytes());
             }

@@ -1,6 +1,6 @@
 //! What may be asked of the machine at any time: the translations that a CPU may use, and what is left to be done.
 
-use abi::PhysAddr;
+use abi::{Pfn, PhysAddr};
 use pgtable::geometry::entry_size;
 
 use crate::checker::{State, Synchronised};
@@ -48,6 +48,11 @@ impl State {
             }
         }
         translations
+    }
+
+    pub(crate) fn tree_of(&self, descriptor: PhysAddr) -> Option<TreeKind> {
+        let page = self.live.get(&Pfn::containing(descriptor).raw())?;
+        Some(self.tree(page.tree).kind)
     }
 
     pub(crate) fn unfinished(&self) -> Vec<String> {

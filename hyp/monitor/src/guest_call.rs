@@ -1,14 +1,14 @@
 //! A guest's HVC and SMC calls: PSCI, the Arm Architecture calls, and KVM's vendor-specific hypervisor calls.
 
 use crate::guest_exit::{Exit, Outcome};
-use crate::guest_psci;
 use crate::mmio::DEVICE_IPA_LIMIT;
 use crate::monitor::Monitor;
 use crate::platform::Platform;
 use crate::registers::VcpuContext;
 use crate::smccc::{ArchitectureCall, Call, NOT_SUPPORTED_REGISTER, architecture_call};
 use crate::vm::Vm;
-use abi::guest;
+use crate::{guest_memory_call, guest_psci};
+use abi::guest::{self, GuestCall};
 use abi::smccc::{self, INVALID_PARAMETER};
 use abi::{Error, Gfn, Ipa, PAGE_SIZE};
 
@@ -39,7 +39,18 @@ pub(crate) fn handle<P: Platform>(
         }
         None => {}
     }
-    let (ownership, protected) = (&monitor.ownership, vm.config().protected);
+    let (ownership, memory, protected) = (&monitor.ownership, vm.memory(), vm.config().protected);
+    if let Some(kind) = GuestCall::from_function(call.function) {
+        return match kind {
+            GuestCall::VmName => {
+                let (name, bitmap) = (vm.config().handle, call_bitmap(protected));
+                context.general.set_results([0, u64::from(name.0), bitmap, 0]);
+                Outcome::Resume
+            }
+            _ if !protected => answer(context, NOT_SUPPORTED_REGISTER),
+            _ => guest_memory_call::handle(monitor, platform, vm, context, kind, &call.arguments),
+        };
+    }
     match call.function {
         smccc::VENDOR_HYP_CALL_UID => {
             context.general.set_results(smccc::uuid_words(guest::KVM_UUID).map(u64::from));
@@ -55,16 +66,22 @@ pub(crate) fn handle<P: Platform>(
             _ => answer(context, INVALID_PARAMETER as u64),
         },
         guest::MEM_SHARE if protected => {
-            memory_call(context, &call, Exit::Shared, |gfn| ownership.guest_share_host(platform, vm.memory(), gfn))
+            kvm_memory_call(context, &call, Exit::Shared, |gfn| ownership.guest_share_host(platform, memory, gfn))
         }
         guest::MEM_UNSHARE if protected => {
-            memory_call(context, &call, Exit::Unshared, |gfn| ownership.guest_unshare_host(platform, vm.memory(), gfn))
+            kvm_memory_call(context, &call, Exit::Unshared, |gfn| ownership.guest_unshare_host(platform, memory, gfn))
         }
-        guest::MEM_RELINQUISH if protected => memory_call(context, &call, Exit::Relinquished, |gfn| {
-            ownership.guest_relinquish(platform, vm.memory(), gfn).map(|_| ())
+        guest::MEM_RELINQUISH if protected => kvm_memory_call(context, &call, Exit::Relinquished, |gfn| {
+            ownership.guest_relinquish(platform, memory, gfn).map(|_| ())
         }),
         _ => answer(context, NOT_SUPPORTED_REGISTER),
     }
+}
+
+/// The bitmap of Freehold's own calls that VM_NAME returns.
+fn call_bitmap(protected: bool) -> u64 {
+    let calls = GuestCall::ALL.iter().filter(|call| protected || **call == GuestCall::VmName);
+    calls.fold(0, |bitmap, &call| bitmap | 1 << ((call as u32 - GuestCall::VmName as u32) & 63))
 }
 
 /// Returns one result in x0; x1 to x17 are as they were.
@@ -73,9 +90,8 @@ pub(crate) fn answer(context: &mut VcpuContext, result: u64) -> Outcome {
     Outcome::Resume
 }
 
-/// A call that concerns the page at the IPA in x1; x2 and x3 must be zero. Where memory may be but none is yet, the host
-/// is asked for it, and the guest makes its call again.
-fn memory_call(
+/// A call of KVM's that concerns the page at the IPA in x1; x2 and x3 must be zero.
+fn kvm_memory_call(
     context: &mut VcpuContext,
     call: &Call,
     exit: impl FnOnce(Ipa) -> Exit,
@@ -93,10 +109,18 @@ fn memory_call(
             context.general.set_x(0, smccc::SUCCESS as u64);
             Outcome::Exit(exit(ipa))
         }
-        Err(Error::NotMemory) if ipa >= DEVICE_IPA_LIMIT => {
-            context.general.pc = context.general.pc.wrapping_sub(INSTRUCTION_SIZE);
-            Outcome::Exit(Exit::MemoryFault { ipa, write: true })
-        }
-        Err(_) => answer(context, INVALID_PARAMETER as u64),
+        Err(error) => call_again(context, ipa, error).unwrap_or_else(|| answer(context, INVALID_PARAMETER as u64)),
     }
+}
+
+/// Where the host can mend why a call was refused, it is asked to, and the guest makes its call again: memory may be
+/// where none is yet, and pages for tables may be missing.
+pub(crate) fn call_again(context: &mut VcpuContext, ipa: Ipa, refusal: Error) -> Option<Outcome> {
+    let exit = match refusal {
+        Error::NotMemory if ipa >= DEVICE_IPA_LIMIT => Exit::MemoryFault { ipa, write: true },
+        Error::OutOfMemory => Exit::TopUp,
+        _ => return None,
+    };
+    context.general.pc = context.general.pc.wrapping_sub(INSTRUCTION_SIZE);
+    Some(Outcome::Exit(exit))
 }

@@ -9,8 +9,11 @@ use crate::syndrome::{Abort, Cause, Exception, FaultKind, Syndrome};
 use crate::vcpu::{Claim, Vcpu, VcpuState};
 use crate::vm::{Vm, VmPower};
 use crate::{guest_call, guest_system_register};
+use abi::host::VmHandle;
 use abi::run::ExitReason;
 use abi::{Error, Ipa, PAGE_SIZE};
+use ownership::Presence;
+use ownership::annotation::Absence;
 use pgtable::{DsbKind, Tlbi};
 
 /// Why a vCPU stops running, and all that the host learns of it.
@@ -49,6 +52,39 @@ pub enum Exit {
     Unshared(Ipa),
     /// The guest gave a page back.
     Relinquished(Ipa),
+    /// The guest lent a page to the host.
+    Lent(Ipa),
+    /// The guest returned a page that the host had lent.
+    Returned(Ipa),
+    /// The guest offered a page to another.
+    Offered {
+        /// The page.
+        ipa: Ipa,
+        /// The offer's number.
+        number: u64,
+        /// Whom it is for.
+        receiver: VmHandle,
+    },
+    /// The guest accepted another's offer.
+    Accepted {
+        /// Where it has the page.
+        ipa: Ipa,
+        /// The offer's number.
+        number: u64,
+        /// Whose it was.
+        owner: VmHandle,
+    },
+    /// The guest ended a share: its own, or one of another's.
+    Ended {
+        /// The offer's number.
+        number: u64,
+        /// Whose it was, where it was not its own.
+        owner: Option<VmHandle>,
+    },
+    /// A call of the guest's needs pages for tables.
+    TopUp,
+    /// The guest touched a page that was taken from it by force.
+    Poisoned(Ipa),
     /// The VM has ended by SYSTEM_OFF.
     SystemOff,
     /// The VM has ended by SYSTEM_RESET.
@@ -72,6 +108,13 @@ impl Exit {
             Exit::Shared(_) => ExitReason::Shared,
             Exit::Unshared(_) => ExitReason::Unshared,
             Exit::Relinquished(_) => ExitReason::Relinquished,
+            Exit::Lent(_) => ExitReason::Lent,
+            Exit::Returned(_) => ExitReason::Returned,
+            Exit::Offered { .. } => ExitReason::Offered,
+            Exit::Accepted { .. } => ExitReason::Accepted,
+            Exit::Ended { .. } => ExitReason::Ended,
+            Exit::TopUp => ExitReason::TopUp,
+            Exit::Poisoned(_) => ExitReason::Poisoned,
             Exit::SystemOff => ExitReason::SystemOff,
             Exit::SystemReset => ExitReason::SystemReset,
             Exit::CpuOff => ExitReason::CpuOff,
@@ -87,9 +130,20 @@ impl Exit {
             Exit::MmioRead { ipa, size } => RunExit { ipa: ipa.raw(), size, ..blank },
             Exit::MmioWrite { ipa, size, data } => RunExit { ipa: ipa.raw(), size, write: 1, data, ..blank },
             Exit::MemoryFault { ipa, write } => RunExit { ipa: ipa.raw(), write: u64::from(write), ..blank },
-            Exit::Shared(ipa) | Exit::Unshared(ipa) | Exit::Relinquished(ipa) => RunExit { ipa: ipa.raw(), ..blank },
+            Exit::Shared(ipa)
+            | Exit::Unshared(ipa)
+            | Exit::Relinquished(ipa)
+            | Exit::Lent(ipa)
+            | Exit::Returned(ipa)
+            | Exit::Poisoned(ipa) => RunExit { ipa: ipa.raw(), ..blank },
+            Exit::Offered { ipa, number, receiver: peer } | Exit::Accepted { ipa, number, owner: peer } => {
+                RunExit { ipa: ipa.raw(), data: number, peer: u64::from(peer.0), ..blank }
+            }
+            Exit::Ended { number, owner } => {
+                RunExit { data: number, peer: owner.map_or(0, |owner| u64::from(owner.0)), ..blank }
+            }
             Exit::CpuOn(data) | Exit::Error(data) => RunExit { data, ..blank },
-            Exit::Interrupt | Exit::Wait | Exit::SystemOff | Exit::SystemReset | Exit::CpuOff => blank,
+            Exit::Interrupt | Exit::Wait | Exit::SystemOff | Exit::SystemReset | Exit::CpuOff | Exit::TopUp => blank,
         }
     }
 
@@ -197,8 +251,8 @@ impl Monitor {
                     Outcome::Inject(Injection::Undefined)
                 }
             }
-            Cause::DataAbort(abort) => data_abort(vm, claim, exception, abort),
-            Cause::InstructionAbort(abort) => instruction_abort(vm, exception, abort),
+            Cause::DataAbort(abort) => data_abort(platform, vm, claim, exception, abort),
+            Cause::InstructionAbort(abort) => instruction_abort(platform, vm, exception, abort),
             Cause::Other => Outcome::Inject(Injection::Undefined),
         }
     }
@@ -226,11 +280,23 @@ impl Monitor {
 /// A data abort. Where no memory is, an access below [`DEVICE_IPA_LIMIT`] that the CPU has decoded is the host's to
 /// answer, and one that it has not is an external abort; from there upwards, to the end of the guest's address space,
 /// the host is asked for memory. Whatever memory there is but does not take the access is an external abort too.
-fn data_abort(vm: &Vm, claim: &mut Claim<'_>, exception: &Exception, abort: Abort) -> Outcome {
+fn data_abort<P: Platform>(
+    platform: &P,
+    vm: &Vm,
+    claim: &mut Claim<'_>,
+    exception: &Exception,
+    abort: Abort,
+) -> Outcome {
     let refused = Outcome::Inject(Injection::for_abort(exception.syndrome(), exception.far));
     let ipa = exception.fault_ipa(abort);
     if abort.kind() != FaultKind::Translation || is_beyond(vm, ipa) {
         return refused;
+    }
+    match presence(platform, vm, ipa) {
+        Presence::Nothing => {}
+        Presence::Mapped => return Outcome::Resume,
+        Presence::Absent(Absence::Poisoned) => return Outcome::Exit(Exit::Poisoned(ipa.align_down(PAGE_SIZE))),
+        Presence::Absent(Absence::LentToHost(_)) => return refused,
     }
     if ipa >= DEVICE_IPA_LIMIT {
         let write = abort.is_write() && !abort.is_cache_maintenance();
@@ -255,13 +321,24 @@ fn is_beyond(vm: &Vm, ipa: Ipa) -> bool {
 }
 
 /// An instruction abort: as for data, but there are no instructions in devices.
-fn instruction_abort(vm: &Vm, exception: &Exception, abort: Abort) -> Outcome {
+fn instruction_abort<P: Platform>(platform: &P, vm: &Vm, exception: &Exception, abort: Abort) -> Outcome {
+    let refused = Outcome::Inject(Injection::for_abort(exception.syndrome(), exception.far));
     let ipa = exception.fault_ipa(abort);
-    if abort.kind() == FaultKind::Translation && ipa >= DEVICE_IPA_LIMIT && !is_beyond(vm, ipa) {
-        Outcome::Exit(Exit::MemoryFault { ipa: ipa.align_down(PAGE_SIZE), write: false })
-    } else {
-        Outcome::Inject(Injection::for_abort(exception.syndrome(), exception.far))
+    if abort.kind() != FaultKind::Translation || is_beyond(vm, ipa) {
+        return refused;
     }
+    let page = ipa.align_down(PAGE_SIZE);
+    match presence(platform, vm, ipa) {
+        Presence::Nothing if ipa >= DEVICE_IPA_LIMIT => Outcome::Exit(Exit::MemoryFault { ipa: page, write: false }),
+        Presence::Mapped => Outcome::Resume,
+        Presence::Absent(Absence::Poisoned) => Outcome::Exit(Exit::Poisoned(page)),
+        Presence::Nothing | Presence::Absent(Absence::LentToHost(_)) => refused,
+    }
+}
+
+/// What a guest has where it met a translation fault. By now that may be memory: another CPU has put it there.
+fn presence<P: Platform>(platform: &P, vm: &Vm, ipa: Ipa) -> Presence {
+    vm.memory().lock().presence(platform, ipa).unwrap_or(Presence::Nothing)
 }
 
 /// Drops what the calling CPU's TLB holds of a VM. Its vCPUs share a VMID; yet what one of them maps is no business of

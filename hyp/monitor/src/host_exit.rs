@@ -79,7 +79,8 @@ impl Monitor {
         }
     }
 
-    /// An HVC or SMC of the host's: PSCI, the Arm Architecture and TRNG calls that are allowed, and by HVC hyp's own.
+    /// An HVC or SMC of the host's: by HVC hyp's own calls, which come most often; PSCI, the Arm Architecture and TRNG calls
+    /// that are allowed.
     fn host_call<P: Platform>(
         &self,
         platform: &mut P,
@@ -91,6 +92,15 @@ impl Monitor {
             registers.set_x(0, NOT_SUPPORTED_REGISTER);
             return;
         };
+        if conduit == Conduit::Hvc
+            && let Some(host_call) = HostCall::from_function(call.function)
+        {
+            registers.set_results(match self.hypercall(platform, host_call, &call.arguments) {
+                Ok([first, second, third]) => [0, first, second, third],
+                Err(error) => [error.to_register(), 0, 0, 0],
+            });
+            return;
+        }
         let [first, second, third, ..] = call.arguments;
         if let Some(result) = self.psci.call(platform, &self.ownership, call.function, [first, second, third]) {
             registers.set_x(0, result);
@@ -102,25 +112,20 @@ impl Monitor {
                 }
             }
         } else if conduit == Conduit::Hvc {
-            registers.set_results(self.freehold_call(platform, &call));
+            registers.set_results(general_query(call.function));
         } else {
             registers.set_x(0, NOT_SUPPORTED_REGISTER);
         }
     }
 
-    /// A call of the vendor-specific hypervisor range: x0 to x3.
-    fn freehold_call<P: Platform>(&self, platform: &mut P, call: &Call) -> [u64; 4] {
-        match call.function {
-            smccc::VENDOR_HYP_CALL_COUNT => [HostCall::ALL.len() as u64, 0, 0, 0],
-            smccc::VENDOR_HYP_CALL_UID => smccc::uuid_words(FREEHOLD_UUID).map(u64::from),
-            smccc::VENDOR_HYP_REVISION => [REVISION_MAJOR, REVISION_MINOR, 0, 0],
-            function => match HostCall::from_function(function) {
-                Some(host_call) => match self.hypercall(platform, host_call, &call.arguments) {
-                    Ok([first, second, third]) => [0, first, second, third],
-                    Err(error) => [error.to_register(), 0, 0, 0],
-                },
-                None => [NOT_SUPPORTED_REGISTER, 0, 0, 0],
-            },
-        }
+}
+
+/// The general queries of the vendor-specific hypervisor range (DEN0028, section 6.2): x0 to x3.
+fn general_query(function: u32) -> [u64; 4] {
+    match function {
+        smccc::VENDOR_HYP_CALL_COUNT => [HostCall::ALL.len() as u64, 0, 0, 0],
+        smccc::VENDOR_HYP_CALL_UID => smccc::uuid_words(FREEHOLD_UUID).map(u64::from),
+        smccc::VENDOR_HYP_REVISION => [REVISION_MAJOR, REVISION_MINOR, 0, 0],
+        _ => [NOT_SUPPORTED_REGISTER, 0, 0, 0],
     }
 }

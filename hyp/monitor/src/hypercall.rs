@@ -6,7 +6,9 @@ use crate::platform::Platform;
 use crate::traps::{Translation, TrapControls};
 use crate::vcpu::Vcpu;
 use crate::vm::{Vm, VmConfig};
-use abi::host::{HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, REVISION_MAJOR, REVISION_MINOR, VM_PROTECTED, VmHandle};
+use abi::host::{
+    HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, REVISION_MAJOR, REVISION_MINOR, RIGHT_RESTRICTED, VM_PROTECTED, VmHandle,
+};
 use abi::{Error, Gfn, Ipa, Pfn};
 use ownership::{GuestMemory, Rights, VmSlot};
 use pgtable::{Stage2, Stage2Config};
@@ -61,7 +63,11 @@ impl Monitor {
                 let carve_out = self.ownership.carve_out();
                 Ok([carve_out.start.raw(), carve_out.size(), platform.free_frames()])
             }
-            HostCall::HypShare => self.ownership.host_share_hyp(platform, Pfn::new(a1), page_count(a2)?).map(|()| NONE),
+            HostCall::HypShare | HostCall::HypShareRestricted => {
+                let (first, count) = (Pfn::new(a1), page_count(a2)?);
+                let restricted = call == HostCall::HypShareRestricted;
+                self.ownership.host_share_hyp(platform, first, count, restricted).map(|()| NONE)
+            }
             HostCall::HypUnshare => {
                 self.ownership.host_unshare_hyp(platform, Pfn::new(a1), page_count(a2)?).map(|()| NONE)
             }
@@ -95,8 +101,10 @@ impl Monitor {
                 let vm = self.vms.live(vm_handle(a1)?)?;
                 vm.vcpu(a2)?;
                 let (first, gfn, count) = (Pfn::new(a3), Gfn::new(a4), page_count(a5)?);
-                let rights = Rights::from_bits(a6).ok_or(Error::InvalidParameter)?;
-                self.ownership.host_share_guest(platform, vm.memory(), first, gfn, count, rights).map(|()| NONE)
+                let rights = Rights::from_bits(a6 & !RIGHT_RESTRICTED).ok_or(Error::InvalidParameter)?;
+                let restricted = a6 & RIGHT_RESTRICTED != 0;
+                let memory = vm.memory();
+                self.ownership.host_share_guest(platform, memory, first, gfn, count, rights, restricted).map(|()| NONE)
             }
             HostCall::VmUnshare => {
                 let vm = self.vms.initialised(vm_handle(a1)?)?;
@@ -115,6 +123,38 @@ impl Monitor {
                 self.ownership.reclaim(platform, vm.memory(), Pfn::new(a2), count).map(|()| [count, 0, 0])
             }
             HostCall::VmFinalise => self.vm_finalise(platform, vm_handle(a1)?).map(|()| NONE),
+            HostCall::VmLend => {
+                let vm = self.vms.live(vm_handle(a1)?)?;
+                vm.vcpu(a2)?;
+                let (first, gfn, count) = (Pfn::new(a3), Gfn::new(a4), page_count(a5)?);
+                self.ownership.host_lend_guest(platform, vm.memory(), first, gfn, count).map(|()| NONE)
+            }
+            HostCall::VmReturn => {
+                let vm = self.vms.live(vm_handle(a1)?)?;
+                let (first, count) = (Pfn::new(a2), page_count(a3)?);
+                self.ownership.host_return_guest(platform, vm.memory(), first, count).map(|()| NONE)
+            }
+            HostCall::VmForceReclaim => {
+                let vm = self.vms.live(vm_handle(a1)?)?;
+                let (first, count) = (Pfn::new(a2), page_count(a3)?);
+                self.ownership.force_reclaim(platform, vm.memory(), first, count).map(|()| NONE)
+            }
+            HostCall::VmEndShare => {
+                let owner = self.vms.initialised(vm_handle(a1)?)?;
+                let borrower = self.vms.initialised(vm_handle(a2)?)?;
+                self.ownership.host_end_share(platform, owner.memory(), borrower.memory(), a3).map(|()| NONE)
+            }
+            HostCall::VmGrantDevice => {
+                let vm = self.vms.live(vm_handle(a1)?)?;
+                vm.vcpu(a2)?;
+                let (first, gfn, count) = (Pfn::new(a3), Gfn::new(a4), page_count(a5)?);
+                self.ownership.host_grant_device(platform, vm.memory(), first, gfn, count).map(|()| NONE)
+            }
+            HostCall::VmReclaimDevice => {
+                let vm = self.vms.dying(vm_handle(a1)?)?;
+                let (first, count) = (Pfn::new(a2), page_count(a3)?);
+                self.ownership.reclaim_device(platform, vm.memory(), first, count).map(|()| NONE)
+            }
         }
     }
 
@@ -164,7 +204,7 @@ impl Monitor {
             traps: TrapControls::guest(&self.features, self.id.midr_el1, translation),
         };
         self.take_pages(platform, pages)?;
-        let vm = Vm::new(config, GuestMemory::locked(stage2, place.slot(), protected));
+        let vm = Vm::new(config, GuestMemory::locked(stage2, place.slot(), handle, protected));
         // SAFETY: `take_pages` has just made the pages hyp's; those of the object are behind the root's and in no other
         // use; and `vm_finalise` gives them back only after it has taken the object out of them.
         let object = unsafe { Object::place(platform, object_first, vm) };
@@ -186,8 +226,8 @@ impl Monitor {
         }
         let vm = self.vms.live(handle)?;
         vm.create_vcpu(index, |context, ready| {
-            self.ownership.host_share_hyp(platform, run_page, 1)?;
-            self.ownership.hyp_pin(run_page).inspect_err(|_| self.release_share(platform, run_page))?;
+            self.ownership.host_share_hyp(platform, run_page, 1, false)?;
+            self.ownership.hyp_pin(platform, run_page).inspect_err(|_| self.release_share(platform, run_page))?;
             self.take_pages(platform, pages).inspect_err(|_| self.release_run_page(platform, run_page))?;
             // SAFETY: `take_pages` has just made the pages hyp's, nothing else is in them, and `vm_finalise` gives them
             // back only after it has taken the object out of them.
@@ -217,7 +257,7 @@ impl Monitor {
 
     /// Lets go of a vCPU's run page.
     fn release_run_page<P: Platform>(&self, platform: &mut P, run_page: Pfn) {
-        let unpinned = self.ownership.hyp_unpin(run_page);
+        let unpinned = self.ownership.hyp_unpin(platform, run_page);
         debug_assert!(unpinned.is_ok(), "the vCPU had it pinned: {unpinned:?}");
         self.release_share(platform, run_page);
     }

@@ -13,6 +13,7 @@ pub mod cpu_power;
 pub mod features;
 mod guest_call;
 pub mod guest_exit;
+mod guest_memory_call;
 mod guest_psci;
 pub mod guest_system_register;
 pub mod host_exit;

@@ -37,6 +37,8 @@ pub struct RunExit {
     pub write: u64,
     /// Data, or zero.
     pub data: u64,
+    /// The handle of the other VM, or zero.
+    pub peer: u64,
 }
 
 /// The calling CPU, and what hyp can do on it. A value is good for the handling of one exception on one CPU.

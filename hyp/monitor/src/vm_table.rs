@@ -58,9 +58,9 @@ impl VmTable {
     /// [`Error::Limit`] where every place is taken.
     pub fn reserve(&self) -> Result<VmHandle, Error> {
         let mut table = self.entries.lock();
-        let handle = table.next_handle();
-        let entry = table.entries.iter_mut().find(|entry| entry.name.is_none()).ok_or(Error::Limit)?;
-        entry.name = Some((handle, Life::Reserved));
+        let slot = table.entries.iter().position(|entry| entry.name.is_none()).ok_or(Error::Limit)?;
+        let handle = table.next_handle(slot);
+        table.set(slot, Some((handle, Life::Reserved)), None);
         table.last_handle = handle.0;
         Ok(handle)
     }
@@ -95,6 +95,15 @@ impl VmTable {
             Life::Live | Life::Dying => Ok(()),
             Life::Reserved | Life::Changing => Err(Error::WrongState),
         })
+    }
+
+    /// Uses the VM in a slot, whatever its name: one that has been initialised, live or dying.
+    pub fn in_slot(&self, slot: VmSlot) -> Option<VmReference<'_>> {
+        let table = self.entries.lock();
+        let object = table.entries.get(slot.number())?.object.as_ref()?;
+        let users = self.users.get(slot.number())?;
+        users.fetch_add(1, Ordering::Acquire);
+        Some(VmReference { vm: object.pointer(), users })
     }
 
     fn reference(
@@ -191,14 +200,14 @@ impl Default for VmTable {
 
 impl Entries {
     fn find(&self, handle: VmHandle) -> Result<(usize, &Entry, Life), Error> {
-        self.entries
-            .iter()
-            .enumerate()
-            .find_map(|(index, entry)| match entry.name {
-                Some((name, life)) if name == handle => Some((index, entry, life)),
-                _ => None,
-            })
-            .ok_or(Error::VmGone)
+        let slot = slot_of(handle);
+        match self.entries.get(slot) {
+            Some(entry) => match entry.name {
+                Some((name, life)) if name == handle => Ok((slot, entry, life)),
+                _ => Err(Error::VmGone),
+            },
+            None => Err(Error::VmGone),
+        }
     }
 
     fn set(&mut self, index: usize, name: Option<(VmHandle, Life)>, object: Option<Object<Vm>>) {
@@ -208,19 +217,24 @@ impl Entries {
         }
     }
 
-    /// The handle after the last one that no VM has. Never 0.
-    fn next_handle(&self) -> VmHandle {
-        let mut number = self.last_handle;
-        loop {
-            number = number.wrapping_add(1).max(1);
-            let handle = VmHandle(number);
-            // At most `MAX_VMS` numbers are taken, so the loop ends after as many steps.
-            if self.find(handle).is_err() {
-                return handle;
-            }
+    /// The first handle after the last one that names a free slot. Never 0. No VM has it: it would be in that slot.
+    fn next_handle(&self, slot: usize) -> VmHandle {
+        let next = self.last_handle.wrapping_add(1);
+        let steps = (slot as u32).wrapping_sub(slot_of(VmHandle(next)) as u32) % MAX_VMS as u32;
+        match next.wrapping_add(steps) {
+            0 => VmHandle(MAX_VMS as u32),
+            number => VmHandle(number),
         }
     }
 }
+
+/// The slot that a handle names, so that a VM is found however many there are. The first VM's is 1.
+const fn slot_of(handle: VmHandle) -> usize {
+    handle.0.wrapping_sub(1) as usize % MAX_VMS
+}
+
+// Else handles that wrap would name another slot.
+const _: () = assert!(MAX_VMS.is_power_of_two());
 
 /// The use of a VM; while there is one, the VM is neither torn down nor taken apart.
 #[derive(Debug)]
@@ -305,5 +319,42 @@ impl Drop for Finalising<'_> {
         let name = if self.finished { None } else { Some((self.handle, Life::Dying)) };
         let object = self.object.take();
         self.table.entries.lock().set(self.index, name, object);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(last_handle: u32) -> Entries {
+        Entries { entries: [const { Entry { name: None, object: None } }; MAX_VMS], last_handle }
+    }
+
+    #[test]
+    fn a_handle_names_its_slot_and_comes_after_the_last_one() {
+        for last in [0, 1, 63, 64, 65, 1000, u32::MAX - 64, u32::MAX - 1, u32::MAX] {
+            for slot in 0..MAX_VMS {
+                let handle = entries(last).next_handle(slot);
+                let ahead = handle.0.wrapping_sub(last);
+                assert_eq!(slot_of(handle), slot, "{handle:?} after {last:#x}");
+                assert!(handle.0 != 0 && (1..=2 * MAX_VMS as u32).contains(&ahead), "{handle:?} after {last:#x}");
+            }
+        }
+        assert_eq!(entries(0).next_handle(0), VmHandle(1));
+        assert_eq!(entries(7).next_handle(7), VmHandle(8));
+        assert_eq!(entries(1).next_handle(0), VmHandle(65));
+        assert_eq!(entries(u32::MAX).next_handle(63), VmHandle(64));
+    }
+
+    #[test]
+    fn handles_are_not_given_out_again_soon() {
+        let mut table = entries(0);
+        let mut last = 0;
+        for round in 0..1000 {
+            let handle = table.next_handle(round % 3);
+            assert!(handle.0 > last);
+            last = handle.0;
+            table.last_handle = last;
+        }
     }
 }

@@ -68,7 +68,10 @@ impl Ownership {
         if let Some(host) = &shared {
             match self.resolve(host, env, ipa, access) {
                 Err(OutOfFrames) => {}
-                Ok(fault) => return fault,
+                Ok(fault) => {
+                    env.fault(&self.view(Some(host), None, [None, None]), ipa, access, fault);
+                    return fault;
+                }
             }
         } else if self.faults_put_off.fetch_add(1, Ordering::Relaxed) < MOST_FAULTS_PUT_OFF {
             return HostFault::Resume;
@@ -77,7 +80,9 @@ impl Ownership {
         drop(shared);
         let host = self.lock_host();
         self.faults_put_off.store(0, Ordering::Relaxed);
-        self.resolve(&host, env, ipa, access).unwrap_or(HostFault::Inject)
+        let fault = self.resolve(&host, env, ipa, access).unwrap_or(HostFault::Inject);
+        env.fault(&self.view(Some(&host), None, [None, None]), ipa, access, fault);
+        fault
     }
 
     /// Does what [`resolve_host_fault`](Self::resolve_host_fault) says, beside other CPUs that do.

@@ -1,11 +1,14 @@
 //! One guest's memory: its stage 2, what its tables are made of, and how much it holds.
 
+use crate::annotation::Absence;
 use crate::lock::{Lock, Rank};
+use crate::offer::Offers;
 use crate::page_cache::PageCache;
 use crate::state::VmSlot;
+use abi::host::VmHandle;
 use abi::{Gfn, Ipa};
 use pgtable::stage2::Stage2Regime;
-use pgtable::{Leaf, Stage2, TableError, TableFrames};
+use pgtable::{Leaf, Stage2, Stage2Attributes, Stage2Execute, TableError, TableFrames};
 
 /// A guest's memory behind its own lock, of rank [`Rank::Guest`].
 pub type GuestLock = Lock<GuestMemory>;
@@ -32,32 +35,81 @@ impl Rights {
         }
         Some(Self { write: bits & RIGHT_WRITE != 0, execute: bits & RIGHT_EXECUTE != 0 })
     }
+
+    /// The attributes without the rights that are not among these.
+    pub(crate) const fn limit(self, attributes: Stage2Attributes) -> Stage2Attributes {
+        let execute = if self.execute { attributes.execute } else { Stage2Execute::None };
+        Stage2Attributes { write: attributes.write && self.write, execute, ..attributes }
+    }
+}
+
+/// What the software bits of a leaf of stage 2 say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Software {
+    /// The guest owns the memory.
+    Owned = 0,
+    /// The guest, or the host, borrows the memory.
+    Borrowed = 1,
+    /// It is a device's.
+    Device = 2,
+}
+
+impl Software {
+    /// The bits.
+    pub(crate) const fn bits(self) -> u8 {
+        self as u8
+    }
+
+    /// True where a leaf with these attributes says this.
+    pub const fn marks(self, attributes: &Stage2Attributes) -> bool {
+        attributes.software == self as u8
+    }
 }
 
 /// One guest's memory.
 pub struct GuestMemory {
     pub(crate) stage2: Stage2,
     pub(crate) cache: PageCache,
+    pub(crate) offers: Offers,
     slot: VmSlot,
+    name: VmHandle,
     protected: bool,
     dying: bool,
     pub(crate) pages_held: u64,
 }
 
+/// What a guest has at a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// Nothing, and the host may put something there.
+    Nothing,
+    /// Memory or a device.
+    Mapped,
+    /// Nothing, and nothing comes there.
+    Absent(Absence),
+}
+
 impl GuestMemory {
-    /// The memory of a guest that has none yet, around an empty stage 2 with a VMID of its own.
-    pub const fn new(stage2: Stage2, slot: VmSlot, protected: bool) -> Self {
-        Self { stage2, cache: PageCache::new(), slot, protected, dying: false, pages_held: 0 }
+    /// The memory of a guest that has none yet, around an empty stage 2 with a VMID of its own. No guest after it has
+    /// the same name for a long time, but another may have the same slot as soon as it is gone.
+    pub const fn new(stage2: Stage2, slot: VmSlot, name: VmHandle, protected: bool) -> Self {
+        let (cache, offers) = (PageCache::new(), Offers::new());
+        Self { stage2, cache, offers, slot, name, protected, dying: false, pages_held: 0 }
     }
 
     /// The same, behind its lock.
-    pub const fn locked(stage2: Stage2, slot: VmSlot, protected: bool) -> GuestLock {
-        Lock::new(Rank::Guest, Self::new(stage2, slot, protected))
+    pub const fn locked(stage2: Stage2, slot: VmSlot, name: VmHandle, protected: bool) -> GuestLock {
+        Lock::new(Rank::Guest, Self::new(stage2, slot, name, protected))
     }
 
-    /// The name by which ledger and annotations know the guest.
+    /// By which ledger and annotations know the guest.
     pub const fn slot(&self) -> VmSlot {
         self.slot
+    }
+
+    /// By which host and guests know it.
+    pub const fn name(&self) -> VmHandle {
+        self.name
     }
 
     /// True where memory is donated to the guest, false where it is shared with it.
@@ -75,7 +127,12 @@ impl GuestMemory {
         self.dying = true;
     }
 
-    /// Pages that the guest owns, or mappings of pages that it borrows. A guest that holds some cannot be forgotten.
+    /// What the guest offers to others.
+    pub const fn offers(&self) -> &Offers {
+        &self.offers
+    }
+
+    /// Pages that the guest owns, mappings of pages that it borrows, and pages of devices. A guest that holds some cannot be forgotten.
     pub const fn pages_held(&self) -> u64 {
         self.pages_held
     }
@@ -98,8 +155,21 @@ impl GuestMemory {
         self.stage2.lookup(env, ipa)
     }
 
+    /// What the guest has at an IPA.
+    ///
+    /// # Errors
+    /// Those of the table: the IPA is beyond the guest's address size.
+    pub fn presence<E: TableFrames>(&self, env: &E, ipa: Ipa) -> Result<Presence, TableError> {
+        let leaf = self.lookup(env, ipa)?;
+        Ok(match leaf.annotation().and_then(Absence::of) {
+            Some(absence) => Presence::Absent(absence),
+            None if leaf.is_valid() => Presence::Mapped,
+            None => Presence::Nothing,
+        })
+    }
+
     /// Guest frames below this one exist.
-    pub(crate) fn gfn_limit(&self) -> u64 {
+    pub fn gfn_limit(&self) -> u64 {
         Gfn::containing(Ipa::new(self.stage2.geometry().input_size())).raw()
     }
 }

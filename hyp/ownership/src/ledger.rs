@@ -1,8 +1,9 @@
 //! The ledger: 64 bits for each page of RAM, which say who owns it and who borrows it.
 //!
 //! The entries of all banks lie one behind the other in one slice. An entry that is zero is a page that the host owns
-//! alone, so that fresh zeroed memory is a ledger in which everything is the host's. Entries change only under the
-//! host's lock; reading one without the lock gives a value that was true a moment ago.
+//! alone, so that fresh zeroed memory is a ledger in which everything is the host's. An entry changes only under the lock
+//! of the page's owner, and when the owner changes under both locks; reading one without gives a value that was true a
+//! moment ago.
 
 use crate::state::PageState;
 use abi::boot::MAX_MEMORY_BANKS;
@@ -43,6 +44,9 @@ impl fmt::Display for LedgerError {
     }
 }
 
+/// Entries that a loop over many looks at in one turn.
+const STEP: usize = 16;
+
 /// RAM without a hole in it, and where its entries begin.
 #[derive(Clone, Copy)]
 struct Bank {
@@ -67,6 +71,16 @@ impl PageRange {
     /// How many pages there are; at least one.
     pub const fn count(&self) -> u64 {
         self.count
+    }
+
+    /// True for a page that is one of these.
+    pub const fn contains(&self, page: Pfn) -> bool {
+        page.raw() >= self.first.raw() && page.raw() - self.first.raw() < self.count
+    }
+
+    /// `count` of the pages, from the one at `index`; all of them are among these.
+    pub(crate) const fn part(&self, index: u64, count: u64) -> Self {
+        Self { first: Pfn::new(self.first.raw() + index), count, first_entry: self.first_entry + index as usize }
     }
 
     /// The pages as a range of bytes.
@@ -158,12 +172,37 @@ impl Ledger {
         self.entries_of(pages).iter().map(|entry| PageState::decode(entry.load(Ordering::Relaxed)))
     }
 
-    /// Writes one page's entry. The caller holds the host's lock.
-    pub(crate) fn set(&self, pages: &PageRange, index: u64, state: PageState) {
-        let entry = usize::try_from(index).ok().and_then(|index| self.entries_of(pages).get(index));
-        debug_assert!(entry.is_some(), "a page outside its own range");
-        if let Some(entry) = entry {
-            entry.store(state.encode(), Ordering::Relaxed);
+    /// True where the ledger says `state` of every page of a range.
+    #[inline]
+    pub(crate) fn all_are(&self, pages: &PageRange, state: PageState) -> bool {
+        let expected = state.encode();
+        let differs = |entries: &[AtomicU64]| {
+            entries.iter().fold(0, |difference, entry| difference | (entry.load(Ordering::Relaxed) ^ expected)) != 0
+        };
+        match self.entries_of(pages) {
+            [entry] => entry.load(Ordering::Relaxed) == expected,
+            entries => {
+                let steps = entries.chunks_exact(STEP);
+                !differs(steps.remainder()) && !steps.into_iter().any(differs)
+            }
+        }
+    }
+
+    /// Writes the entry of each page of a range: `first` is the first page's, and where a guest has the pages, each is at the
+    /// frame behind that of the page before. The caller holds the lock of each page's owner, and that of the new one.
+    #[inline]
+    pub(crate) fn set_run(&self, pages: &PageRange, first: PageState) {
+        match self.entries_of(pages) {
+            [entry] => entry.store(first.encode(), Ordering::Relaxed),
+            entries => write_run(entries, first.encode(), first.step()),
+        }
+    }
+
+    /// Changes the entry of each page of a range, as [`set_run`](Self::set_run).
+    pub(crate) fn change_each(&self, pages: &PageRange, change: impl Fn(PageState) -> PageState) {
+        for entry in self.entries_of(pages) {
+            let old = PageState::decode(entry.load(Ordering::Relaxed));
+            entry.store(change(old).encode(), Ordering::Relaxed);
         }
     }
 
@@ -172,6 +211,21 @@ impl Ledger {
         let end = pages.first_entry.saturating_add(pages.count as usize);
         self.entries.get(pages.first_entry..end).unwrap_or(&[])
     }
+}
+
+/// Writes `first` and what follows it by steps of `difference`.
+fn write_run(entries: &[AtomicU64], first: u64, difference: u64) {
+    let mut bits = first;
+    let mut write = |entry: &AtomicU64| {
+        entry.store(bits, Ordering::Relaxed);
+        bits = bits.wrapping_add(difference);
+    };
+    let steps = entries.chunks_exact(STEP);
+    let rest = steps.remainder();
+    for step in steps {
+        step.iter().for_each(&mut write);
+    }
+    rest.iter().for_each(write);
 }
 
 /// Sorts the memory ranges into banks, joining those that touch; the number of banks.
@@ -227,7 +281,6 @@ fn verify(entries: &[u64], first_taken: usize, taken: usize) -> Result<(), (usiz
 /// Every boot runs this over the whole ledger, so it looks at sixteen words a step and asks only whether any of them
 /// differs.
 fn first_other<const EXPECTED: u64>(entries: &[u64], base: usize) -> Option<(usize, u64)> {
-    const STEP: usize = 16;
     let steps = entries.chunks_exact(STEP);
     let rest = steps.remainder();
     let differs = |step: &[u64]| step.iter().fold(0, |difference, entry| difference | (entry ^ EXPECTED)) != 0;
@@ -353,7 +406,7 @@ mod tests {
         let memory = [range(0x4000_0000, 0x4020_0000)];
         let ledger = Ledger::new(&memory, storage(0x200), CARVE_OUT).unwrap();
         let pages = ledger.pages(page(0x4000_1000), 3).unwrap();
-        ledger.set(&pages, 1, PageState::Hyp);
+        ledger.set_run(&pages.part(1, 1), PageState::Hyp);
         let states: Vec<_> = ledger.states(&pages).map(|state| format!("{state}")).collect();
         assert_eq!(states, ["host", "hyp", "host"]);
         assert_eq!(pages.bytes(), range(0x4000_1000, 0x4000_4000));

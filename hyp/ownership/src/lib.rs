@@ -3,7 +3,7 @@
 //! A page of RAM has exactly one owner: the host, hyp, or a protected guest. The owner may let others borrow it. The
 //! [`Ledger`] records both; the host's stage 2, hyp's stage 1 and each guest's stage 2 grant no more
 //! than it says. [`Ownership`] holds them all and has a method for every change of hands, each of which is done on a
-//! whole range or not at all, in two steps: a check, which takes the locks, refuses or returns a proof; and a commit,
+//! whole range or not at all, in two steps under the locks: a check, which refuses or returns a proof; and a commit,
 //! which consumes the proof and cannot fail.
 //!
 //! Table frames that a transition may need are put aside by its check. Hyp's and the host's tables draw from the
@@ -11,28 +11,26 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
-#[cfg(feature = "specification")]
-extern crate alloc;
-
 pub mod annotation;
 pub mod environment;
 pub mod fault;
 pub mod guest_memory;
 pub mod ledger;
 pub mod lock;
+pub mod offer;
 mod ownership;
 pub mod page_cache;
 mod reserve;
 pub mod shared_lock;
-#[cfg(feature = "specification")]
-pub mod specification;
 pub mod state;
 pub mod transition;
+pub mod turns;
 
-pub use environment::{Environment, Wipe};
+pub use environment::{Environment, Wipe, Witness};
 pub use fault::{Access, HostFault};
-pub use guest_memory::{GuestLock, GuestMemory, Rights};
+pub use guest_memory::{GuestLock, GuestMemory, Presence, Rights, Software};
 pub use ledger::Ledger;
 pub use lock::{Guard, Lock, Rank};
 pub use ownership::{Ownership, StartError};
-pub use state::{Component, PageState, View, VmSlot};
+pub use state::{Component, GuestUse, PageState, VmSlot};
+pub use transition::{Call, LockedMemory};

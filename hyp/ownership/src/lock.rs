@@ -7,10 +7,13 @@
 //! Builds with debug assertions check the order on every acquisition, once [`install_order_check`] has said where a
 //! CPU keeps the set of ranks that it holds.
 
+use crate::turns::{Turns, Word};
+use core::cell::UnsafeCell;
+use core::cmp;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A lock's place in the order: a CPU takes locks from the top of this list downwards, and holds at most one of each
 /// rank.
@@ -29,13 +32,15 @@ pub enum Rank {
     Hyp = 4,
     /// One guest's stage 2.
     Guest = 5,
+    /// The stage 2 of a second guest, where a transition concerns two: the one whose lock lies at the higher address.
+    SecondGuest = 6,
     /// Locks under which no other is taken: the pool of table pages, the console.
-    Leaf = 6,
+    Leaf = 7,
 }
 
 impl Rank {
     /// This rank's bit in a set of held ranks.
-    const fn bit(self) -> u32 {
+    pub const fn bit(self) -> u32 {
         1 << self as u32
     }
 }
@@ -75,15 +80,27 @@ pub(crate) fn note_released(rank: Rank) {
 }
 
 /// A value that one CPU at a time may use.
-pub struct Lock<T: ?Sized> {
+pub struct Lock<T: ?Sized, W = AtomicU64> {
     rank: Rank,
-    value: TicketMutex<T>,
+    turns: Turns<W>,
+    value: UnsafeCell<T>,
 }
+
+// SAFETY: all that a shared reference to the lock gives is the value to one CPU at a time, which may be any: that takes a
+// value which may go from one to another.
+unsafe impl<T: ?Sized + Send, W: Word + Sync> Sync for Lock<T, W> {}
 
 impl<T> Lock<T> {
     /// An open lock around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, value: TicketMutex::new(value) }
+        Self::with_turns(rank, Turns::new(), value)
+    }
+}
+
+impl<T, W> Lock<T, W> {
+    /// An open lock around `value`, made of `turns`, in which nobody is.
+    pub const fn with_turns(rank: Rank, turns: Turns<W>, value: T) -> Self {
+        Self { rank, turns, value: UnsafeCell::new(value) }
     }
 
     /// The value, when the lock itself is no longer needed.
@@ -92,24 +109,59 @@ impl<T> Lock<T> {
     }
 }
 
-impl<T: ?Sized> Lock<T> {
+impl<T: ?Sized, W: Word> Lock<T, W> {
     /// Waits for the lock and takes it. The caller holds no lock of this rank or a greater one: a CPU that breaks this
     /// rule may wait for ever.
-    pub fn lock(&self) -> Guard<'_, T> {
-        note_acquired(self.rank);
-        Guard { guard: self.value.lock(), rank: self.rank }
+    #[inline]
+    pub fn lock(&self) -> Guard<'_, T, W> {
+        self.lock_as(self.rank)
+    }
+
+    /// Waits for the lock of a guest and takes it as that of a second one, of rank [`Rank::SecondGuest`]. The caller holds
+    /// the lock of another guest, at a lower address than this, and none of a greater rank.
+    #[inline]
+    pub fn lock_second(&self) -> Guard<'_, T, W> {
+        debug_assert!(self.rank == Rank::Guest, "a lock of rank {:?} is taken as a second guest's", self.rank);
+        self.lock_as(Rank::SecondGuest)
+    }
+
+    /// Waits for the locks of two guests and takes both, that at the lower address first. `None` where they are one and the
+    /// same. The caller holds no lock of [`Rank::Guest`] or a greater one.
+    pub fn lock_two<'a>(first: &'a Self, second: &'a Self) -> Option<(Guard<'a, T, W>, Guard<'a, T, W>)> {
+        let [first_at, second_at] = [first, second].map(|lock| core::ptr::from_ref(lock).addr());
+        match first_at.cmp(&second_at) {
+            cmp::Ordering::Less => {
+                let first = first.lock();
+                Some((first, second.lock_second()))
+            }
+            cmp::Ordering::Equal => None,
+            cmp::Ordering::Greater => {
+                let second = second.lock();
+                Some((first.lock_second(), second))
+            }
+        }
+    }
+
+    #[inline]
+    fn lock_as(&self, rank: Rank) -> Guard<'_, T, W> {
+        note_acquired(rank);
+        self.turns.enter();
+        Guard { lock: self, rank, value: PhantomData }
     }
 
     /// Takes the lock if nobody holds it. The order binds here too.
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub fn try_lock(&self) -> Option<Guard<'_, T, W>> {
         note_acquired(self.rank);
-        let guard = self.value.try_lock();
-        if guard.is_none() {
+        if self.turns.try_enter() {
+            Some(Guard { lock: self, rank: self.rank, value: PhantomData })
+        } else {
             note_released(self.rank);
+            None
         }
-        guard.map(|guard| Guard { guard, rank: self.rank })
     }
+}
 
+impl<T: ?Sized, W> Lock<T, W> {
     /// The value, without waiting: whoever has the only reference needs no lock.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
@@ -121,34 +173,41 @@ impl<T: ?Sized> Lock<T> {
     }
 }
 
-impl<T: ?Sized> fmt::Debug for Lock<T> {
+impl<T: ?Sized, W> fmt::Debug for Lock<T, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Lock({:?})", self.rank)
     }
 }
 
 /// A held [`Lock`]; dropping it opens the lock.
-pub struct Guard<'a, T: ?Sized> {
-    guard: TicketMutexGuard<'a, T>,
+pub struct Guard<'a, T: ?Sized, W: Word = AtomicU64> {
+    lock: &'a Lock<T, W>,
     rank: Rank,
+    /// Like such a reference, a guard may be shared between CPUs only where the value may.
+    value: PhantomData<&'a mut T>,
 }
 
-impl<T: ?Sized> Deref for Guard<'_, T> {
+impl<T: ?Sized, W: Word> Deref for Guard<'_, T, W> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.guard
+        // SAFETY: whoever made the guard entered alone, and has not left since the guard is still there. So all references
+        // to the value come from it, and they keep to its borrow.
+        unsafe { &*self.lock.value.get() }
     }
 }
 
-impl<T: ?Sized> DerefMut for Guard<'_, T> {
+impl<T: ?Sized, W: Word> DerefMut for Guard<'_, T, W> {
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.guard
+        // SAFETY: as for `deref`; and this is the only one, since the guard is borrowed for it alone.
+        unsafe { &mut *self.lock.value.get() }
     }
 }
 
-impl<T: ?Sized> Drop for Guard<'_, T> {
+impl<T: ?Sized, W: Word> Drop for Guard<'_, T, W> {
+    #[inline]
     fn drop(&mut self) {
+        self.lock.turns.leave();
         note_released(self.rank);
     }
 }
@@ -229,6 +288,43 @@ mod tests {
                 .is_err()
         });
         assert!(twice_the_same_rank);
+    }
+
+    #[test]
+    fn a_second_guest_comes_after_the_first() {
+        install_order_check(held);
+        let [first, second] = [(); 2].map(|()| Lock::new(Rank::Guest, ()));
+        let leaf = Lock::new(Rank::Leaf, ());
+        {
+            let _first = first.lock();
+            let _second = second.lock_second();
+            assert_eq!(held().load(Ordering::Relaxed), Rank::Guest.bit() | Rank::SecondGuest.bit());
+            let _leaf = leaf.lock();
+        }
+        assert_eq!(held().load(Ordering::Relaxed), 0);
+        let wrong_way_round = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    let _second = second.lock_second();
+                    let _first = first.lock();
+                })
+                .join()
+                .is_err()
+        });
+        assert!(wrong_way_round);
+    }
+
+    #[test]
+    fn two_guests_are_taken_by_address_and_given_as_asked() {
+        install_order_check(held);
+        let guests = [1, 2].map(|number| Lock::new(Rank::Guest, number));
+        for (first, second) in [(0, 1), (1, 0)] {
+            let pair = Lock::lock_two(&guests[first], &guests[second]).unwrap();
+            assert_eq!((*pair.0, *pair.1), (first + 1, second + 1));
+            assert_eq!([&pair.0, &pair.1].map(|guard| guard.rank == Rank::Guest), [first == 0, second == 0]);
+        }
+        assert!(Lock::lock_two(&guests[0], &guests[0]).is_none());
+        assert_eq!(held().load(Ordering::Relaxed), 0);
     }
 
     #[test]

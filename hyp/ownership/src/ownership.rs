@@ -1,11 +1,13 @@
 //! All of memory: the ledger, the host's stage 2 and hyp's stage 1, shared by all CPUs.
 
-use crate::annotation;
+use crate::annotation::Holder;
 use crate::environment::Environment;
+use crate::guest_memory::GuestMemory;
 use crate::ledger::{Ledger, LedgerError};
 use crate::lock::{Lock, Rank};
 use crate::shared_lock::{ExclusiveGuard, SharedGuard, SharedLock};
 use crate::state::{Component, PageState};
+use crate::transition::LockedMemory;
 use abi::{Error, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use core::fmt;
 use core::sync::atomic::AtomicU32;
@@ -44,12 +46,10 @@ impl fmt::Display for StartError {
 
 /// Who holds each page of memory.
 ///
-/// Every change of hands is a method here. Those that hyp's callers use take the environment of the calling CPU, check
-/// and commit in one go; for each there is also a `check_` form, which returns a proof that holds the locks and is
-/// committed later, or dropped with nothing changed.
+/// Every change of hands is a method here, which takes the environment of the calling CPU.
 ///
-/// Locks are taken in the order host, hyp, guest. The caller may hold those of the VM table, a VM and a vCPU, and no
-/// other.
+/// Locks are taken in the order host, hyp, guest, second guest. The caller may hold those of the VM table, a VM and a
+/// vCPU, and no other.
 pub struct Ownership {
     pub(crate) ledger: Ledger,
     pub(crate) host: SharedLock<HostMemory>,
@@ -60,7 +60,8 @@ pub struct Ownership {
     pfn_limit: u64,
 }
 
-/// The host's stage 2. Holding its lock alone is what allows to write the ledger; who shares it may resolve faults.
+/// The host's stage 2. Holding its lock alone is what allows to write the ledger's entries of the host's pages; who
+/// shares it may resolve faults.
 pub(crate) struct HostMemory {
     pub(crate) stage2: Stage2,
 }
@@ -82,7 +83,7 @@ impl Ownership {
     ) -> Result<Self, StartError> {
         let ledger = Ledger::new(memory, storage, carve_out)?;
         let start = Ipa::new(carve_out.start.raw());
-        host.annotate(env, start, carve_out.size(), annotation::of_owner(Component::Hyp))?;
+        host.annotate(env, start, carve_out.size(), Holder::Hyp.annotation())?;
         let pfn_limit = host.geometry().input_size() / PAGE_SIZE;
         Ok(Self {
             ledger,
@@ -118,6 +119,14 @@ impl Ownership {
         self.host.lock().stage2.lookup(env, ipa)
     }
 
+    /// Looks at everything that no guest's lock is for, with the locks of host and hyp held. The caller holds no lock of
+    /// their rank or a greater one.
+    pub fn look<R>(&self, look: impl FnOnce(&LockedMemory<'_>) -> R) -> R {
+        let host = self.host.lock();
+        let hyp = self.hyp.lock();
+        look(&self.view(Some(&host), Some(&hyp), [None, None]))
+    }
+
     /// True where every page of the range is the host's own, shared or not: memory that the host may name as its code
     /// or data.
     pub fn is_host_memory(&self, first: Pfn, count: u64) -> bool {
@@ -134,6 +143,18 @@ impl Ownership {
     /// Frames below this one exist, in the host's address space.
     pub(crate) const fn pfn_limit(&self) -> u64 {
         self.pfn_limit
+    }
+
+    /// What is to be seen of memory under the locks of these components.
+    pub(crate) fn view<'a>(
+        &'a self,
+        host: Option<&'a HostMemory>,
+        hyp: Option<&'a El2Stage1>,
+        guests: [Option<&'a GuestMemory>; 2],
+    ) -> LockedMemory<'a> {
+        let (carve_out, pfn_limit) = (self.carve_out, self.pfn_limit);
+        let host = host.map(|host| &host.stage2);
+        LockedMemory { ledger: &self.ledger, carve_out, pfn_limit, host, hyp, guests }
     }
 
     /// Takes the host's lock alone.

@@ -1,9 +1,9 @@
-//! Pages that the host donated for a guest's tables.
+//! Pages that the host donated for a guest's tables, and frames that are put aside.
 //!
 //! The pages form a list through their own first words, so that the cache takes no memory besides them. Every page in
 //! it is hyp's and mapped at EL2.
 
-use crate::environment::{Environment, Wipe};
+use crate::environment::Environment;
 use abi::{Pfn, PhysAddr, PhysRange};
 use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
 
@@ -81,18 +81,21 @@ impl<E: Environment> TableFrames for CachedFrames<'_, E> {
     }
 }
 
-/// Forwards maintenance and wiping to the environment within.
+/// Forwards maintenance to the environment within.
 macro_rules! forward_to_environment {
     ($name:ident) => {
         impl<E: Environment> Maintenance for $name<'_, E> {
+            #[inline]
             fn dsb(&self, kind: DsbKind) {
                 self.env.dsb(kind);
             }
 
+            #[inline]
             fn isb(&self) {
                 self.env.isb();
             }
 
+            #[inline(always)]
             fn tlbi(&self, operation: Tlbi) {
                 self.env.tlbi(operation);
             }
@@ -111,12 +114,6 @@ macro_rules! forward_to_environment {
 
             fn invalidate_instruction_cache(&self, range: PhysRange) {
                 self.env.invalidate_instruction_cache(range);
-            }
-        }
-
-        impl<E: Environment> Wipe for $name<'_, E> {
-            fn wipe(&mut self, page: Pfn) {
-                self.env.wipe(page);
             }
         }
     };

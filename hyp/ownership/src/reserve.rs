@@ -1,20 +1,26 @@
 //! Table frames taken before a transition begins, so that it cannot run out in the middle.
 
-use crate::environment::{Environment, Wipe};
-use crate::page_cache::forward_to_environment;
-use abi::{Error, Pfn, PhysAddr, PhysRange};
+use crate::environment::Environment;
+use crate::page_cache::{PageCache, forward_to_environment};
+use abi::{Error, PhysAddr, PhysRange};
 use pgtable::geometry::{LAST_LEVEL, entry_size};
 use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
-
-/// The most frames that are ever put aside: both ends of a range cut from level 0 down to pages.
-const MOST: usize = 6;
 
 /// How many new tables it takes to change the entries of `start..end` alone, where `first_level` and `last_level` are
 /// the levels of the leaves that now decide for the first and the last byte.
 ///
 /// A table of level n is missing where the leaf stands above n and the range begins or ends within the span that the
 /// table would cover. Level 0 holds no leaves that map.
+#[inline]
 pub(crate) fn missing_tables(start: u64, end: u64, first_level: u8, last_level: u8) -> usize {
+    if first_level >= LAST_LEVEL && last_level >= LAST_LEVEL {
+        return 0;
+    }
+    missing_below(start, end, first_level, last_level)
+}
+
+/// As [`missing_tables`], where some may be.
+fn missing_below(start: u64, end: u64, first_level: u8, last_level: u8) -> usize {
     let mut missing = 0;
     for level in 1..=LAST_LEVEL {
         let span = entry_size(level - 1);
@@ -31,24 +37,25 @@ pub(crate) fn missing_tables(start: u64, end: u64, first_level: u8, last_level: 
 /// is dropped.
 pub(crate) struct ReservedFrames<'a, E: Environment> {
     env: &'a mut E,
-    frames: [Option<PhysAddr>; MOST],
+    frames: PageCache,
 }
 
 impl<'a, E: Environment> ReservedFrames<'a, E> {
     /// An environment with no frames yet.
     pub(crate) fn new(env: &'a mut E) -> Self {
-        Self { env, frames: [None; MOST] }
+        Self { env, frames: PageCache::new() }
     }
 
-    /// Puts `count` more frames aside.
+    /// Puts `count` more frames aside. Refused where there are not that many.
     pub(crate) fn reserve(&mut self, count: usize) -> Result<(), Error> {
-        for place in self.frames.iter_mut().filter(|place| place.is_none()).take(count) {
-            *place = Some(self.env.allocate().ok_or(Error::OutOfMemory)?);
+        for _ in 0..count {
+            let frame = self.env.allocate().ok_or(Error::OutOfMemory)?;
+            self.frames.push(self.env, frame);
         }
         Ok(())
     }
 
-    /// The environment within, for what takes no frames of hyp's.
+    /// The environment within, for what is not done with the frames that were put aside.
     pub(crate) fn environment(&mut self) -> &mut E {
         self.env
     }
@@ -56,7 +63,7 @@ impl<'a, E: Environment> ReservedFrames<'a, E> {
 
 impl<E: Environment> Drop for ReservedFrames<'_, E> {
     fn drop(&mut self) {
-        for frame in self.frames.iter_mut().filter_map(Option::take) {
+        while let Some(frame) = self.frames.pop(self.env) {
             self.env.free(frame);
         }
     }
@@ -64,7 +71,10 @@ impl<E: Environment> Drop for ReservedFrames<'_, E> {
 
 impl<E: Environment> TableFrames for ReservedFrames<'_, E> {
     fn allocate(&mut self) -> Option<PhysAddr> {
-        self.frames.iter_mut().find_map(Option::take)
+        let frame = self.frames.pop(self.env)?;
+        // All but the list's link is zero since it was allocated.
+        self.env.write(frame, 0);
+        Some(frame)
     }
 
     fn free(&mut self, frame: PhysAddr) {

@@ -5,103 +5,119 @@
 //! decides by itself what to do instead.
 
 use crate::lock::{Rank, note_acquired, note_released};
+use crate::turns::{Turns, Word};
+use core::cell::UnsafeCell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
-use spin::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use core::sync::atomic::AtomicU64;
 
 /// A value that several CPUs may read at once, and one at a time may write.
-pub struct SharedLock<T> {
+pub struct SharedLock<T, W = AtomicU64> {
     rank: Rank,
-    /// CPUs that hold the lock alone or wait to.
-    announced: AtomicU32,
-    queue: TicketMutex<()>,
-    value: RwLock<T>,
+    turns: Turns<W>,
+    value: UnsafeCell<T>,
 }
+
+// SAFETY: a shared reference to the lock gives the value to one CPU at a time, or shared references to it to several: that
+// takes a value which may go from one to another, and which they may share.
+unsafe impl<T: Send + Sync, W: Word + Sync> Sync for SharedLock<T, W> {}
 
 impl<T> SharedLock<T> {
     /// An open lock around `value`.
     pub const fn new(rank: Rank, value: T) -> Self {
-        Self { rank, announced: AtomicU32::new(0), queue: TicketMutex::new(()), value: RwLock::new(value) }
-    }
-
-    /// Waits for the lock and takes it alone. The caller holds no lock of this rank or a greater one: a CPU that breaks
-    /// this rule may wait for ever.
-    pub fn lock(&self) -> ExclusiveGuard<'_, T> {
-        note_acquired(self.rank);
-        self.announced.fetch_add(1, Ordering::Relaxed);
-        let turn = self.queue.lock();
-        ExclusiveGuard { value: self.value.write(), _turn: turn, announced: &self.announced, rank: self.rank }
-    }
-
-    /// Takes the lock beside others who share it; `None` where a CPU holds it alone or waits to. The order binds here too.
-    pub fn try_share(&self) -> Option<SharedGuard<'_, T>> {
-        if self.announced.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
-        note_acquired(self.rank);
-        let value = self.value.try_read();
-        if value.is_none() {
-            note_released(self.rank);
-        }
-        value.map(|value| SharedGuard { value, rank: self.rank })
+        Self::with_turns(rank, Turns::new(), value)
     }
 }
 
-impl<T> fmt::Debug for SharedLock<T> {
+impl<T, W> SharedLock<T, W> {
+    /// An open lock around `value`, made of `turns`, in which nobody is.
+    pub const fn with_turns(rank: Rank, turns: Turns<W>, value: T) -> Self {
+        Self { rank, turns, value: UnsafeCell::new(value) }
+    }
+}
+
+impl<T, W: Word> SharedLock<T, W> {
+    /// Waits for the lock and takes it alone. The caller holds no lock of this rank or a greater one: a CPU that breaks
+    /// this rule may wait for ever.
+    #[inline]
+    pub fn lock(&self) -> ExclusiveGuard<'_, T, W> {
+        note_acquired(self.rank);
+        self.turns.enter();
+        ExclusiveGuard { lock: self, value: PhantomData }
+    }
+
+    /// Takes the lock beside others who share it; `None` where a CPU holds it alone or waits to. The order binds here too.
+    #[inline]
+    pub fn try_share(&self) -> Option<SharedGuard<'_, T, W>> {
+        note_acquired(self.rank);
+        if self.turns.try_join() {
+            Some(SharedGuard { lock: self, value: PhantomData })
+        } else {
+            note_released(self.rank);
+            None
+        }
+    }
+}
+
+impl<T, W> fmt::Debug for SharedLock<T, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SharedLock({:?})", self.rank)
     }
 }
 
 /// A [`SharedLock`] held alone; dropping it opens the lock.
-pub struct ExclusiveGuard<'a, T> {
-    // Dropped in this order: the value is free before the next in the queue gets its turn.
-    value: RwLockWriteGuard<'a, T>,
-    _turn: TicketMutexGuard<'a, ()>,
-    announced: &'a AtomicU32,
-    rank: Rank,
+pub struct ExclusiveGuard<'a, T, W: Word = AtomicU64> {
+    lock: &'a SharedLock<T, W>,
+    value: PhantomData<&'a mut T>,
 }
 
-impl<T> Deref for ExclusiveGuard<'_, T> {
+impl<T, W: Word> Deref for ExclusiveGuard<'_, T, W> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.value
+        // SAFETY: whoever made the guard entered alone, and has not left since the guard is still there. So all references
+        // to the value come from it, and they keep to its borrow.
+        unsafe { &*self.lock.value.get() }
     }
 }
 
-impl<T> DerefMut for ExclusiveGuard<'_, T> {
+impl<T, W: Word> DerefMut for ExclusiveGuard<'_, T, W> {
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.value
+        // SAFETY: as for `deref`; and this is the only one, since the guard is borrowed for it alone.
+        unsafe { &mut *self.lock.value.get() }
     }
 }
 
-impl<T> Drop for ExclusiveGuard<'_, T> {
+impl<T, W: Word> Drop for ExclusiveGuard<'_, T, W> {
+    #[inline]
     fn drop(&mut self) {
-        self.announced.fetch_sub(1, Ordering::Relaxed);
-        note_released(self.rank);
+        self.lock.turns.leave();
+        note_released(self.lock.rank);
     }
 }
 
 /// A [`SharedLock`] held beside others.
-pub struct SharedGuard<'a, T> {
-    value: RwLockReadGuard<'a, T>,
-    rank: Rank,
+pub struct SharedGuard<'a, T, W: Word = AtomicU64> {
+    lock: &'a SharedLock<T, W>,
+    value: PhantomData<&'a T>,
 }
 
-impl<T> Deref for SharedGuard<'_, T> {
+impl<T, W: Word> Deref for SharedGuard<'_, T, W> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.value
+        // SAFETY: whoever made the guard joined and has not left since the guard is still there, so nobody is alone in the
+        // lock: there are only shared references to the value, and this one keeps to the guard's borrow.
+        unsafe { &*self.lock.value.get() }
     }
 }
 
-impl<T> Drop for SharedGuard<'_, T> {
+impl<T, W: Word> Drop for SharedGuard<'_, T, W> {
+    #[inline]
     fn drop(&mut self) {
-        note_released(self.rank);
+        self.lock.turns.part();
+        note_released(self.lock.rank);
     }
 }
 
@@ -109,7 +125,7 @@ impl<T> Drop for SharedGuard<'_, T> {
 mod tests {
     extern crate std;
     use super::*;
-    use core::sync::atomic::AtomicBool;
+    use core::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
     /// What another CPU finds.

@@ -86,6 +86,7 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
 
     /// Flushes or publishes what the walk has left to do. Afterwards no CPU uses what was taken away, and every CPU
     /// finds what was made.
+    #[inline]
     pub(crate) fn settle(&mut self) {
         if !self.unflushed.is_empty() {
             // Its barriers publish as well.
@@ -101,7 +102,7 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
     /// were set aside and not used.
     #[inline(always)]
     pub(crate) fn finish(
-        mut self,
+        &mut self,
         tables: Subtree,
         start: u64,
         end: u64,
@@ -111,7 +112,7 @@ impl<'a, R: Regime, E: Environment + ?Sized> Commit<'a, R, E> {
         if self.unlinked || self.pending != 0 {
             result = result.and(self.complete(tables, start, end));
         }
-        self.reserve.release(self.environment);
+        core::mem::take(&mut self.reserve).release(self.environment);
         result
     }
 

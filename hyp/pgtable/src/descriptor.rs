@@ -153,6 +153,58 @@ impl<R: Regime> core::fmt::Debug for Leaf<R> {
     }
 }
 
+/// The end of a walk as it stands in the table: what there is to say of a [`Leaf`] without decoding its attributes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RawLeaf<I> {
+    raw: u64,
+    /// The descriptor's level, 0 to 3.
+    pub level: u8,
+    /// The first input address that the descriptor decides for.
+    pub base: I,
+    /// Bytes of input that it decides for.
+    pub size: u64,
+}
+
+impl<I: InputAddress> RawLeaf<I> {
+    pub(crate) const fn new(raw: u64, level: u8, base: I, size: u64) -> Self {
+        Self { raw, level, base, size }
+    }
+
+    /// True where the leaf is a block or a page.
+    #[inline]
+    pub const fn is_valid(&self) -> bool {
+        is_leaf(self.raw, self.level)
+    }
+
+    /// True where nothing is mapped and nothing is noted.
+    #[inline]
+    pub const fn is_vacant(&self) -> bool {
+        self.raw == 0
+    }
+
+    /// What software keeps in an invalid leaf.
+    #[inline]
+    pub const fn annotation(&self) -> Option<Annotation> {
+        match kind(self.raw, self.level) {
+            Kind::Annotated => Annotation::new(self.raw >> Annotation::SHIFT),
+            _ => None,
+        }
+    }
+
+    /// The software bits of a valid leaf.
+    #[inline]
+    pub const fn software(&self) -> Option<u8> {
+        if self.is_valid() { Some((self.raw >> bits::SOFTWARE_SHIFT & bits::SOFTWARE_MASK) as u8) } else { None }
+    }
+
+    /// What `input` translates to, `None` where the leaf is invalid or does not decide for `input`.
+    #[inline]
+    pub fn output_of(&self, input: I) -> Option<PhysAddr> {
+        let offset = input.into_raw().checked_sub(self.base.into_raw())?;
+        if self.is_valid() && offset < self.size { address(self.raw).checked_add(offset) } else { None }
+    }
+}
+
 /// The kinds of descriptor, before attributes are looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
@@ -191,6 +243,13 @@ pub(crate) const fn kind(raw: u64, level: u8) -> Kind {
     } else {
         Kind::Reserved
     }
+}
+
+/// True where `raw` is [`Kind::Table`] at a level above the last.
+#[inline]
+pub(crate) const fn is_table(raw: u64) -> bool {
+    const TABLE: u64 = bits::VALID | bits::TABLE_OR_PAGE;
+    raw & TABLE == TABLE
 }
 
 /// True where `raw` is [`Kind::Leaf`] at `level`.

@@ -139,6 +139,7 @@ impl Regime for El2Regime {
         &self.geometry
     }
 
+    #[inline]
     fn encode(&self, attributes: El2Attributes) -> Result<u64, TableError> {
         let software = u64::from(attributes.software);
         if software > bits::SOFTWARE_MASK {
@@ -182,6 +183,7 @@ impl Regime for El2Regime {
         false
     }
 
+    #[inline]
     fn invalidate<M: Maintenance + ?Sized>(&self, maintenance: &M, _root: PhysAddr, scope: Scope) {
         maintenance.dsb(DsbKind::Ishst);
         let last_level = matches!(scope, Scope::Leaf { level: LAST_LEVEL, .. });

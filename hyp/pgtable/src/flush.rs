@@ -61,6 +61,7 @@ impl Unflushed {
 
     /// Flushes all of them, for the table at `root`. Afterwards no CPU uses them, and every CPU finds what was written
     /// before.
+    #[inline(never)]
     pub(crate) fn flush<R: Regime, M: Maintenance + ?Sized>(&mut self, regime: &R, maintenance: &M, root: PhysAddr) {
         if self.is_empty() {
             return;

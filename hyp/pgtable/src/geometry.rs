@@ -9,7 +9,7 @@ pub const LAST_LEVEL: u8 = 3;
 /// Descriptors in a table of 4 KiB.
 pub const ENTRIES: u64 = 512;
 /// log2 of [`ENTRIES`]: input bits that a level resolves.
-const LEVEL_BITS: u32 = 9;
+pub(crate) const LEVEL_BITS: u32 = 9;
 
 /// The shape of one tree of tables (Arm ARM D8.2, 4 KiB granule).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +18,8 @@ pub struct Geometry {
     output_bits: u32,
     input_base: u64,
     start_level: u8,
+    /// log2 of the bytes that a descriptor of the root decides for.
+    start_shift: u32,
     root_tables: u32,
 }
 
@@ -39,7 +41,8 @@ impl Geometry {
         };
         let single = PAGE_SHIFT + LEVEL_BITS * (LAST_LEVEL as u32 + 1 - start_level as u32);
         let root_tables = 1 << ipa_bits.saturating_sub(single);
-        Ok(Self { input_bits: ipa_bits, output_bits: pa_bits, input_base: 0, start_level, root_tables })
+        let start_shift = entry_shift(start_level);
+        Ok(Self { input_bits: ipa_bits, output_bits: pa_bits, input_base: 0, start_level, start_shift, root_tables })
     }
 
     /// Shape of a stage-1 tree for virtual addresses of `va_bits` bits, whose lowest address is `input_base`.
@@ -51,7 +54,8 @@ impl Geometry {
             return Err(TableError::BadConfiguration);
         }
         let start_level = if va_bits > 39 { 0 } else { 1 };
-        Ok(Self { input_bits: va_bits, output_bits: pa_bits, input_base, start_level, root_tables: 1 })
+        let start_shift = entry_shift(start_level);
+        Ok(Self { input_bits: va_bits, output_bits: pa_bits, input_base, start_level, start_shift, root_tables: 1 })
     }
 
     /// Bits of an input address.
@@ -70,13 +74,26 @@ impl Geometry {
     }
 
     /// Bytes of input address space.
+    #[inline]
     pub const fn input_size(&self) -> u64 {
-        1 << self.input_bits
+        1_u64.wrapping_shl(self.input_bits)
+    }
+
+    /// The first address that is none of an output.
+    #[inline]
+    pub(crate) const fn output_end(&self) -> u64 {
+        1_u64.wrapping_shl(self.output_bits)
     }
 
     /// The level of the root, 0 to 2.
     pub const fn start_level(&self) -> u8 {
         self.start_level
+    }
+
+    /// log2 of the bytes that a descriptor of the root decides for.
+    #[inline]
+    pub(crate) const fn start_shift(&self) -> u32 {
+        self.start_shift
     }
 
     /// Tables side by side at the root, 1 to 16.

@@ -36,7 +36,7 @@ pub mod table;
 pub mod tlbi;
 mod walker;
 
-pub use descriptor::{Annotation, Descriptor, Leaf};
+pub use descriptor::{Annotation, Descriptor, Leaf, RawLeaf};
 pub use el1::{El1Attributes, El1Config, El1Stage1, VirtualHalf};
 pub use el2::{El2Attributes, El2Config, El2Stage1};
 pub use environment::{DsbKind, Environment, Maintenance, TableFrames};
@@ -44,7 +44,7 @@ pub use error::{Blame, TableError};
 pub use geometry::Geometry;
 pub use memory_type::{MAIR_VALUE, MemoryType, Shareability};
 pub use regime::{Regime, TlbiFeatures};
-pub use slot::PageSlot;
+pub use slot::LeafSlot;
 pub use stage2::{Stage2, Stage2Attributes, Stage2Config, Stage2Execute, Stage2Memory};
 pub use table::{MapOptions, PageTable};
 pub use tlbi::Tlbi;

@@ -159,6 +159,7 @@ const SINGLE_PAGE_LIMIT: u64 = 16;
 
 /// Carries out `scope` by the operations of a regime: `one` invalidates by a single address with a level hint, `many`
 /// by a range. Returns false, having done nothing, where everything is to be invalidated instead.
+#[inline(always)]
 pub(crate) fn by_address(
     scope: Scope,
     features: TlbiFeatures,

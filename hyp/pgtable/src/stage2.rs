@@ -247,6 +247,7 @@ impl Regime for Stage2Regime {
         &self.geometry
     }
 
+    #[inline]
     fn encode(&self, attributes: Stage2Attributes) -> Result<u64, TableError> {
         let execute_never = match attributes.execute {
             Stage2Execute::All => 0b00,
@@ -308,6 +309,7 @@ impl Regime for Stage2Regime {
         }
     }
 
+    #[inline]
     fn invalidate<M: Maintenance + ?Sized>(&self, maintenance: &M, root: PhysAddr, scope: Scope) {
         maintenance.dsb(DsbKind::Ish);
         let vttbr = self.vttbr(root);

@@ -4,13 +4,14 @@ use core::ops::ControlFlow;
 
 use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 
+use crate::bits::AF;
 use crate::change::{Action, Pass, Plan};
 use crate::commit::{Commit, free_tables, is_vacant_outside};
-use crate::descriptor::{Annotation, Kind, Leaf, address, kind, unlinked};
+use crate::descriptor::{Annotation, Kind, Leaf, RawLeaf, address, is_leaf, kind, leaf, unlinked};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
 use crate::geometry::{ENTRIES, Geometry, LAST_LEVEL, entry_size};
-use crate::regime::{InputAddress, Regime, Scope};
+use crate::regime::{Change, InputAddress, Regime, Scope};
 use crate::reserve::Reserve;
 use crate::stage2::Stage2Regime;
 use crate::walker::{Entry, Step, Subtree, Visitor, slot};
@@ -58,7 +59,7 @@ impl<R: Regime> PageTable<R> {
     pub(crate) fn over(root: PhysAddr, regime: R) -> Result<Self, TableError> {
         let geometry = regime.geometry();
         let end = root.checked_add(geometry.root_size()).ok_or(TableError::BadConfiguration)?;
-        if !root.is_aligned(geometry.root_size()) || end.raw() > 1 << geometry.output_bits() {
+        if !root.is_aligned(geometry.root_size()) || end.raw() > geometry.output_end() {
             return Err(TableError::BadConfiguration);
         }
         Ok(Self { root, regime })
@@ -135,11 +136,64 @@ impl<R: Regime> PageTable<R> {
     ///
     /// # Errors
     /// [`TableError::BadRange`] where `input` is out of bounds; [`TableError::Corrupt`].
+    #[inline]
     pub fn lookup<F: TableFrames + ?Sized>(&self, frames: &F, input: R::Input) -> Result<Leaf<R>, TableError> {
         let geometry = self.regime.geometry();
         let offset = geometry.offset(input.into_raw()).ok_or(TableError::BadRange)?;
         let (raw, level) = self.tables().leaf_of(frames, offset);
         Leaf::decode(&self.regime, raw, level, offset & !(entry_size(level) - 1)).ok_or(TableError::Corrupt)
+    }
+
+    /// The same leaf as it stands in the table, which takes less time.
+    ///
+    /// # Errors
+    /// [`TableError::BadRange`] where `input` is out of bounds.
+    #[inline]
+    pub fn find<F: TableFrames + ?Sized>(&self, frames: &F, input: R::Input) -> Result<RawLeaf<R::Input>, TableError> {
+        let geometry = self.regime.geometry();
+        let offset = geometry.offset(input.into_raw()).ok_or(TableError::BadRange)?;
+        let (tables, raw) = self.tables().deciding(frames, offset);
+        Ok(self.raw_leaf(tables, raw, offset))
+    }
+
+    /// The leaf of value `raw` in `tables` that decides for `offset`.
+    #[inline]
+    fn raw_leaf(&self, tables: Subtree, raw: u64, offset: u64) -> RawLeaf<R::Input> {
+        let size = tables.entry_size();
+        let base = offset & size.wrapping_neg();
+        RawLeaf::new(raw, tables.level, R::Input::from_raw(self.regime.geometry().input(base)), size)
+    }
+
+    /// As [`visit`](Self::visit), with each leaf as it stands in the table, which takes less time.
+    ///
+    /// # Errors
+    /// [`TableError::Misaligned`], [`TableError::BadRange`].
+    #[inline]
+    pub fn visit_raw<F: TableFrames + ?Sized, B>(
+        &self,
+        frames: &F,
+        input: R::Input,
+        size: u64,
+        mut visitor: impl FnMut(RawLeaf<R::Input>) -> ControlFlow<B>,
+    ) -> Result<ControlFlow<B>, TableError> {
+        let (start, end) = self.range(input, size)?;
+        let mut next = start;
+        while next < end {
+            let (tables, mut raw) = self.tables().deciding(frames, next);
+            loop {
+                if let ControlFlow::Break(value) = visitor(self.raw_leaf(tables, raw, next)) {
+                    return Ok(ControlFlow::Break(value));
+                }
+                let size = tables.entry_size();
+                next = (next & size.wrapping_neg()).wrapping_add(size);
+                // On in the same table, where all are leaves.
+                if next >= end || tables.level < LAST_LEVEL || tables.index_of(next) == 0 {
+                    break;
+                }
+                raw = frames.read(tables.slot_of(next));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Calls `visitor` for every leaf, valid or not, that decides for a page of the range, in ascending order; the
@@ -256,6 +310,7 @@ impl<R: Regime> PageTable<R> {
     }
 
     /// What a mapping asks for, once it is known to be one that the table can hold.
+    #[inline]
     pub(crate) fn mapping(
         &self,
         input: R::Input,
@@ -270,7 +325,7 @@ impl<R: Regime> PageTable<R> {
             return Err(TableError::Misaligned);
         }
         let outputs = PhysRange::from_size(output, size).ok_or(TableError::BadRange)?;
-        if outputs.end.raw() > 1 << self.regime.geometry().output_bits() {
+        if outputs.end.raw() > self.regime.geometry().output_end() {
             return Err(TableError::BadRange);
         }
         let attributes = self.regime.encode(attributes)?;
@@ -295,6 +350,11 @@ impl<R: Regime> PageTable<R> {
         options: MapOptions,
         replace_mappings: bool,
     ) -> Result<(), TableError> {
+        if size == PAGE_SIZE
+            && self.map_page(environment, input, output, attributes, options, replace_mappings).is_some()
+        {
+            return Ok(());
+        }
         let Mapping { start, end, outputs, attributes, action } =
             self.mapping(input, output, size, attributes, options, replace_mappings)?;
         let tables = self.tables().enclosing(&*environment, start, end);
@@ -316,6 +376,55 @@ impl<R: Regime> PageTable<R> {
         commit.finish(tables, start, end, result)
     }
 
+    /// As [`map_range`](Self::map_range) for a single page where that takes no more than to write its descriptor: nothing is
+    /// to be broken first, and there is a table of pages. `None` where it is not so, with nothing done.
+    #[inline]
+    fn map_page<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: R::Input,
+        output: PhysAddr,
+        attributes: R::Attributes,
+        options: MapOptions,
+        replace_mappings: bool,
+    ) -> Option<()> {
+        let geometry = self.regime.geometry();
+        let start = geometry.offset(input.into_raw())?;
+        if (input.into_raw() | output.raw()) & (PAGE_SIZE - 1) != 0 || output.raw() >= geometry.output_end() {
+            return None;
+        }
+        let attributes = self.regime.encode(attributes).ok()?;
+        let slot = self.tables().of_pages(&*environment, start)?.slot_of(start);
+        let (old, new) = (environment.read(slot), leaf(output.raw(), attributes, LAST_LEVEL));
+        let is_vacant = old == 0 || options.replace_annotations && kind(old, LAST_LEVEL) == Kind::Annotated;
+        // The hardware sets the access flag where it is clear.
+        let in_place = replace_mappings
+            && is_leaf(old, LAST_LEVEL)
+            && self.regime.change(old, new) == Change::InPlace
+            && old & AF != 0;
+        if !is_vacant && !in_place {
+            return None;
+        }
+        if options.synchronise_caches {
+            let outputs = PhysRange::from_size(output, PAGE_SIZE)?;
+            self.regime.synchronise_caches(&*environment, attributes, outputs);
+        }
+        environment.write(slot, new);
+        if is_vacant {
+            self.regime.publish(&*environment);
+        } else {
+            self.flush_page(&*environment, start);
+        }
+        Some(())
+    }
+
+    /// Flushes the leaf that the page at `start` had.
+    #[inline]
+    fn flush_page<E: Environment + ?Sized>(&self, environment: &E, start: u64) {
+        let input = self.regime.geometry().input(start);
+        self.regime.invalidate(environment, self.root, Scope::Leaf { input, level: LAST_LEVEL });
+    }
+
     fn invalidate_range<E: Environment + ?Sized>(
         &mut self,
         environment: &mut E,
@@ -324,12 +433,43 @@ impl<R: Regime> PageTable<R> {
         value: u64,
     ) -> Result<(), TableError> {
         let (start, end) = self.range(input, size)?;
+        if size == PAGE_SIZE
+            && let Some(tables) = self.tables().of_pages(&*environment, start)
+            && (value != 0 || tables.has_neighbour(&*environment, start))
+        {
+            return self.invalidate_page(environment, tables.slot_of(start), start, value);
+        }
         let mut tables = self.tables().enclosing(&*environment, start, end);
         if value == 0 && tables.is_below_root() && is_vacant_outside(&*environment, tables, start, end) {
             // The table itself goes, and perhaps that above it.
             tables = self.tables();
         }
         self.change(environment, Action::Invalidate(value), tables, start, end)
+    }
+
+    /// Leaves `value` in the descriptor of the page at `start`.
+    #[inline]
+    fn invalidate_page<E: Environment + ?Sized>(
+        &self,
+        environment: &mut E,
+        slot: PhysAddr,
+        start: u64,
+        value: u64,
+    ) -> Result<(), TableError> {
+        let raw = environment.read(slot);
+        match kind(raw, LAST_LEVEL) {
+            Kind::Vacant | Kind::Annotated => {
+                if raw != value {
+                    environment.write(slot, value);
+                }
+            }
+            Kind::Leaf => {
+                environment.write(slot, value);
+                self.flush_page(&*environment, start);
+            }
+            Kind::Unlinked | Kind::Locked | Kind::Table | Kind::Reserved => return Err(TableError::Corrupt),
+        }
+        Ok(())
     }
 
     /// Does `action` all over the range, which `tables` decide for, in one go.

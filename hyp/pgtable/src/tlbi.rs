@@ -166,6 +166,7 @@ const fn range(address: u64, pages: TlbiPages, level: Option<u8>) -> u64 {
 
 impl Tlbi {
     /// The value of the instruction's register operand; `None` where the instruction takes none.
+    #[inline(always)]
     pub const fn operand(self) -> Option<u64> {
         Some(match self {
             Self::Ipas2e1Is { ipa, level } | Self::Ipas2e1 { ipa, level } => {

@@ -2,10 +2,10 @@
 
 use abi::PhysAddr;
 
-use crate::descriptor::{Kind, address, kind};
+use crate::descriptor::{Kind, address, is_table, kind};
 use crate::environment::TableFrames;
 use crate::error::TableError;
-use crate::geometry::{ENTRIES, Geometry, LAST_LEVEL, entry_shift, entry_size};
+use crate::geometry::{ENTRIES, Geometry, LAST_LEVEL, LEVEL_BITS, entry_shift, entry_size};
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_SIZE: u64 = 8;
@@ -93,6 +93,8 @@ pub(crate) struct Subtree {
     pub(crate) table: PhysAddr,
     /// The level of its descriptors.
     pub(crate) level: u8,
+    /// log2 of the bytes that one of them decides for.
+    shift: u32,
     /// Which bits of a descriptor's number, counted from offset 0, are its index: tables side by side at the root are
     /// one long table, any other has [`ENTRIES`] descriptors.
     index_mask: u64,
@@ -101,17 +103,20 @@ pub(crate) struct Subtree {
 impl Subtree {
     /// The whole tree at `root`.
     pub(crate) const fn whole(geometry: &Geometry, root: PhysAddr) -> Self {
-        Self { table: root, level: geometry.start_level(), index_mask: u64::MAX }
+        let (level, shift) = (geometry.start_level(), geometry.start_shift());
+        Self { table: root, level, shift, index_mask: u64::MAX }
     }
 
     /// The table that `raw`, a table's descriptor of `level`, refers to.
     const fn below(level: u8, raw: u64) -> Self {
-        Self { table: address(raw), level: level + 1, index_mask: ENTRIES - 1 }
+        let level = level.wrapping_add(1);
+        Self { table: address(raw), level, shift: entry_shift(level), index_mask: ENTRIES - 1 }
     }
 
     /// The table that the descriptor `raw`, a table's, of this table refers to.
     pub(crate) const fn child(&self, raw: u64) -> Self {
-        Self::below(self.level, raw)
+        let (level, shift) = (self.level.wrapping_add(1), self.shift.wrapping_sub(LEVEL_BITS));
+        Self { table: address(raw), level, shift, index_mask: ENTRIES - 1 }
     }
 
     /// True for all but the root.
@@ -122,7 +127,7 @@ impl Subtree {
     /// The index of the descriptor that decides for `offset`.
     #[inline]
     pub(crate) const fn index_of(&self, offset: u64) -> u64 {
-        offset >> entry_shift(self.level) & self.index_mask
+        offset.wrapping_shr(self.shift) & self.index_mask
     }
 
     /// The slot of the descriptor that decides for `offset`.
@@ -150,13 +155,48 @@ impl Subtree {
         self
     }
 
+    /// The table of pages that decides for `offset`, where there is one.
+    #[inline]
+    pub(crate) fn of_pages<F: TableFrames + ?Sized>(mut self, frames: &F, offset: u64) -> Option<Self> {
+        while self.level < LAST_LEVEL {
+            let raw = frames.read(self.slot_of(offset));
+            if !is_table(raw) {
+                return None;
+            }
+            self = self.child(raw);
+        }
+        Some(self)
+    }
+
+    /// Bytes that one descriptor decides for.
+    #[inline]
+    pub(crate) const fn entry_size(&self) -> u64 {
+        1_u64.wrapping_shl(self.shift)
+    }
+
+    /// True where the descriptor next to that of `offset`, before it or behind it, is not vacant: this table does not become
+    /// empty when that one does.
+    #[inline]
+    pub(crate) fn has_neighbour<F: TableFrames + ?Sized>(&self, frames: &F, offset: u64) -> bool {
+        let index = self.index_of(offset);
+        let is_taken = |index: u64| frames.read(slot(self.table, index)) != 0;
+        index > 0 && is_taken(index - 1) || index < ENTRIES - 1 && is_taken(index + 1)
+    }
+
     /// The last descriptor of a walk to `offset`, with its level.
     #[inline]
-    pub(crate) fn leaf_of<F: TableFrames + ?Sized>(mut self, frames: &F, offset: u64) -> (u64, u8) {
+    pub(crate) fn leaf_of<F: TableFrames + ?Sized>(self, frames: &F, offset: u64) -> (u64, u8) {
+        let (tables, raw) = self.deciding(frames, offset);
+        (raw, tables.level)
+    }
+
+    /// The table in which a walk to `offset` ends, and the descriptor that it finds there.
+    #[inline]
+    pub(crate) fn deciding<F: TableFrames + ?Sized>(mut self, frames: &F, offset: u64) -> (Self, u64) {
         loop {
             let raw = frames.read(self.slot_of(offset));
-            if kind(raw, self.level) != Kind::Table {
-                return (raw, self.level);
+            if self.level >= LAST_LEVEL || !is_table(raw) {
+                return (self, raw);
             }
             self = self.child(raw);
         }

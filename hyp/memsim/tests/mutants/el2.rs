@@ -2,7 +2,7 @@
 
 use abi::{PhysAddr, VirtAddr};
 use pgtable::tlbi::TlbiPages;
-use pgtable::{DsbKind, El2Attributes, PageSlot, TableError, Tlbi};
+use pgtable::{DsbKind, El2Attributes, LeafSlot, TableError, Tlbi};
 
 use crate::flawed::{Do, Flawed};
 use crate::flaws::*;
@@ -72,7 +72,7 @@ fn split(scene: &mut Scene) {
 }
 
 /// A slot beside a page that keeps its table.
-fn page_slot(scene: &mut Scene) -> PageSlot {
+fn page_slot(scene: &mut Scene) -> LeafSlot {
     scene.el2_holds(PAGE, PAGES);
     scene.el2.as_ref().unwrap().page_slot(&scene.environment, VirtAddr::new(INPUT + PAGE), data()).unwrap()
 }

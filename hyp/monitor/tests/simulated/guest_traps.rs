@@ -82,7 +82,7 @@ fn a_store_to_a_device_shows_its_data_and_nothing_else() {
         context.general.x[5] = 0x1234_5678_9abc_de41;
         trap(access(UART, 0, 5, WNR))
     };
-    let expected = RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 1, write: 1, data: 0x41 };
+    let expected = RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 1, write: 1, data: 0x41, peer: 0 };
     world.exits(vm, store, expected);
     let seen = look(&mut world, vm, |_| trap(Exception { esr: esr(class::FP, 0), ..Exception::default() }));
     assert_eq!(seen.general.pc, GUEST_ENTRY + 4);
@@ -96,7 +96,11 @@ fn a_load_from_a_device_takes_the_hosts_answer_into_one_register() {
         with_secrets(context);
         trap(access(UART, 1, 7, SSE | SF))
     };
-    world.exits(vm, load, RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 2, write: 0, data: 0 });
+    world.exits(
+        vm,
+        load,
+        RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 2, write: 0, data: 0, peer: 0 },
+    );
     world.answer(vm.run_page, 0xffff_ffff_0000_8001);
     let seen = look(&mut world, vm, |_| trap(Exception { esr: esr(class::FP, 0), ..Exception::default() }));
     let mut expected = [SECRET; 31];
@@ -145,7 +149,7 @@ fn an_exit_leaves_nothing_of_the_one_before() {
         with_secrets(context);
         trap(access(UART, 3, 5, WNR))
     };
-    let first = RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 8, write: 1, data: SECRET };
+    let first = RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 8, write: 1, data: SECRET, peer: 0 };
     world.exits(vm, store, first);
     world.exits(vm, |_| GuestTrap::Interrupt, RunExit { exit_reason: 0, ..RunExit::default() });
 }

@@ -2,12 +2,13 @@
 //! test says.
 
 mod guest_calls;
+mod guest_memory_calls;
 mod guest_traps;
 mod host_calls;
 mod host_faults;
-mod platform;
 mod power;
 mod random;
 mod smc_filter;
 mod vm_life;
-mod world;
+
+use simulation as world;

@@ -1,7 +1,8 @@
 //! The PSCI relay.
 
-use crate::platform::{Firmware, HYP_CONTEXT, HYP_ENTRY};
-use crate::world::{CARVE_OUT, CPUS, RAM, World, agreeable_firmware, hvc, smc, smccc};
+use crate::world::{
+    CARVE_OUT, CPUS, Firmware, HYP_CONTEXT, HYP_ENTRY, RAM, World, agreeable_firmware, hvc, smc, smccc,
+};
 use abi::host::HostCall;
 use abi::psci;
 use monitor::cpu_power::{BootRequest, PowerState};
@@ -10,12 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Barrier};
 
 const ENTRY: u64 = (RAM + 800) << 12 | 0x40;
-
-impl World {
-    fn psci(&mut self, function: u32, arguments: &[u64]) -> i64 {
-        self.smccc(smc(0), u64::from(function), arguments)[0] as i64
-    }
-}
 
 /// A firmware that always answers the same.
 fn firmware_that_answers(result: i64) -> Firmware {

@@ -1,7 +1,7 @@
 //! Whatever host and guests do: nothing panics, a call that is refused changes nothing, and in the end everything is the
 //! host's again.
 
-use crate::world::{CARVE_OUT, GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, RAM_PAGES, World, abort, hvc, smc, trap};
+use crate::world::{CARVE_OUT, DEVICE, GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, RAM_PAGES, World, abort, hvc, smc, trap};
 use abi::host::{HostCall, VmHandle};
 use abi::{Error, Ipa, PAGE_SIZE};
 use core::ops::ControlFlow;
@@ -38,6 +38,7 @@ fn guest_step() -> impl Strategy<Value = GuestStep> {
     let functions = prop_oneof![
         4 => prop::sample::select(vec![
             0xc600_0003_u64, 0xc600_0004, 0xc600_0009, 0xc400_0003, 0x8400_0002, 0x8400_0008, 0xc400_0004,
+            0xc600_0181, 0xc600_0182, 0xc600_0183, 0xc600_0184, 0xc600_0185, 0xc600_0186,
         ]),
         1 => any::<u32>().prop_map(u64::from),
         1 => any::<u64>(),
@@ -137,12 +138,16 @@ impl Host {
         let (handle, page, gfn) = (self.handle(vm), RAM + page, (GUEST_RAM.raw() >> 12) + gfn);
         match call {
             HostCall::Version | HostCall::MemoryInfo | HostCall::VmReserve => [0; 7],
-            HostCall::HypShare | HostCall::HypUnshare => [page, count, 0, 0, 0, 0, 0],
+            HostCall::HypShare | HostCall::HypShareRestricted | HostCall::HypUnshare => [page, count, 0, 0, 0, 0, 0],
             HostCall::VmSizes => [IPA_BITS, count, 0, 0, 0, 0, 0],
             HostCall::VmInit => [handle, index & 1, IPA_BITS | 2 << 32, page, 2, GUEST_ENTRY, gfn],
             HostCall::VcpuInit => [handle, index, page, 1, page + count, 0, 0],
             HostCall::VcpuTopUp => [handle, index, page, count, 0, 0, 0],
-            HostCall::VmDonate => [handle, index, page, gfn, count, 0, 0],
+            HostCall::VmDonate | HostCall::VmLend => [handle, index, page, gfn, count, 0, 0],
+            HostCall::VmGrantDevice => [handle, index, DEVICE + gfn % 4, gfn, count, 0, 0],
+            HostCall::VmReturn | HostCall::VmForceReclaim => [handle, page, count, 0, 0, 0, 0],
+            HostCall::VmReclaimDevice => [handle, DEVICE + gfn % 4, count, 0, 0, 0, 0],
+            HostCall::VmEndShare => [handle, self.handle(vm ^ 1), count, 0, 0, 0, 0],
             HostCall::VmShare => [handle, index, page, gfn, count, 2 * count - 1, 0],
             HostCall::VmUnshare => [handle, gfn, count, 0, 0, 0, 0],
             HostCall::VcpuRun => [handle, index, 0, 0, 0, 0, 0],
@@ -200,16 +205,6 @@ fn call(world: &mut World, host: &mut Host, call: HostCall, arguments: &[u64; 7]
     }
 }
 
-/// Takes the stage 2 of a VM that is about to be finalised out of the simulated machine's sight.
-fn forget(world: &World, handle: u64) {
-    if let Ok(vm) = world.monitor.vms().dying(VmHandle(handle as u32)) {
-        let memory = vm.memory().lock();
-        if memory.pages_held() == 0 {
-            world.machine.forget(memory.stage2().root());
-        }
-    }
-}
-
 /// The guest frames at which a VM has memory, wherever the calls have put it.
 fn mapped_frames(world: &World, handle: u64) -> Vec<u64> {
     let Ok(vm) = world.monitor.vms().initialised(VmHandle(handle as u32)) else { return Vec::new() };
@@ -227,19 +222,36 @@ fn mapped_frames(world: &World, handle: u64) -> Vec<u64> {
     frames
 }
 
+/// Who borrows of a VM, by name, and by which offer.
+fn shares(world: &World, owner: u64) -> Vec<(u64, u64)> {
+    let Ok(vm) = world.monitor.vms().initialised(VmHandle(owner as u32)) else { return Vec::new() };
+    let memory = vm.memory().lock();
+    let accepted = memory.offers().iter().filter(|offer| offer.accepted.is_some());
+    accepted.map(|offer| (u64::from(offer.receiver.0), offer.number)).collect()
+}
+
 /// Ends every VM and takes back what hyp borrows: then nothing is left but the host.
 fn end_all(world: &mut World, host: &Host) {
     for &handle in &host.handles {
         let _ = world.call(HostCall::VmTeardown, &[handle]);
+    }
+    for &owner in &host.handles {
+        for (borrower, number) in shares(world, owner) {
+            assert_eq!(world.call(HostCall::VmEndShare, &[owner, borrower, number]), Ok([0; 3]));
+        }
+    }
+    for &handle in &host.handles {
         for page in RAM..RAM + RAM_PAGES {
-            if let PageState::Guest { .. } = world.state(page) {
+            if let PageState::Guest { .. } | PageState::LentToGuest { .. } = world.state(page) {
                 let _ = world.call(HostCall::VmReclaim, &[handle, page, 1]);
             }
+        }
+        for page in DEVICE..DEVICE + 16 {
+            let _ = world.call(HostCall::VmReclaimDevice, &[handle, page, 1]);
         }
         for gfn in mapped_frames(world, handle) {
             let _ = world.call(HostCall::VmUnshare, &[handle, gfn, 1]);
         }
-        forget(world, handle);
         if world.monitor.vms().life(VmHandle(handle as u32)).is_some() {
             assert_eq!(world.call(HostCall::VmFinalise, &[handle]), Ok([0; 3]));
         }
@@ -273,14 +285,6 @@ proptest! {
                     let mut arguments = host.arguments(which, (vm, index, page, gfn, count));
                     if let Some((place, value)) = odd {
                         arguments[place] = value;
-                    }
-                    if which == HostCall::VmFinalise {
-                        // The simulated machine's view of the tables ends before the tables do.
-                        let handle = arguments[0];
-                        let life = world.monitor.vms().life(VmHandle(handle as u32));
-                        if life == Some(Life::Dying) {
-                            forget(&world, handle);
-                        }
                     }
                     call(&mut world, &mut host, which, &arguments);
                 }

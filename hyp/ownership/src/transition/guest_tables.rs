@@ -1,24 +1,25 @@
 //! What a change to a guest's stage 2 takes, counted before anything is changed, and the change itself.
 
 use super::{check_numbers, must_be_done};
+use crate::annotation::Absence;
 use crate::environment::Environment;
-use crate::guest_memory::GuestMemory;
+use crate::guest_memory::{GuestMemory, Software};
 use crate::ownership::table_error;
 use crate::page_cache::CachedFrames;
 use crate::reserve::missing_tables;
 use abi::{Error, Gfn, Ipa, PAGE_SIZE, PhysAddr};
 use core::ops::ControlFlow;
 use pgtable::geometry::{LAST_LEVEL, entry_size};
-use pgtable::stage2::Stage2Regime;
-use pgtable::{Leaf, MapOptions, Stage2Attributes, TableFrames};
-
-/// Software bits of a leaf: the guest owns the memory.
-pub(super) const SOFTWARE_OWNED: u8 = 0;
-/// Software bits of a leaf: the guest, or the host, borrows the memory.
-pub(super) const SOFTWARE_BORROWED: u8 = 1;
+use pgtable::{MapOptions, RawLeaf, Stage2Attributes, TableFrames};
 
 /// What a guest gets of memory that was cleaned for it: its first accesses may be made with caches off.
 const FOR_GUESTS: MapOptions = MapOptions { force_pages: false, replace_annotations: false, synchronise_caches: true };
+
+/// Memory that the guest had before, and gets back where it was.
+const AGAIN: MapOptions = MapOptions { replace_annotations: true, ..FOR_GUESTS };
+
+/// Devices have no caches.
+const FOR_DEVICES: MapOptions = MapOptions { synchronise_caches: false, ..FOR_GUESTS };
 
 /// A range of a guest's address space: whole pages, not empty, within the guest's address size.
 #[derive(Clone, Copy)]
@@ -27,9 +28,17 @@ pub(super) struct Frames {
     size: u64,
 }
 
+/// Proof that a guest has nothing at these frames, may get something there, and has the tables for it.
+pub(super) struct VacantFrames(Frames);
+
 impl Frames {
+    /// The first address.
+    pub(super) const fn start(&self) -> Ipa {
+        self.start
+    }
+
     /// The part of a leaf that lies in the range: its first address and its size.
-    fn within(&self, leaf: &Leaf<Stage2Regime>) -> (u64, u64) {
+    fn within(&self, leaf: &RawLeaf<Ipa>) -> (u64, u64) {
         let start = self.start.raw().max(leaf.base.raw());
         let end = self.end().min(leaf.base.raw().saturating_add(leaf.size));
         (start, end.saturating_sub(start))
@@ -50,32 +59,51 @@ impl GuestMemory {
 
     /// Refuses where the guest has a page in the range already, or where its cache has too few pages for the tables
     /// that it takes to map the range to memory from `output`.
-    pub(super) fn check_vacant<E: TableFrames>(&self, env: &E, frames: Frames, output: PhysAddr) -> Result<(), Error> {
+    pub(super) fn check_vacant<E: TableFrames>(
+        &self,
+        env: &E,
+        frames: Frames,
+        output: PhysAddr,
+    ) -> Result<VacantFrames, Error> {
+        if frames.size == PAGE_SIZE {
+            let leaf = self.stage2.find(env, frames.start).map_err(table_error)?;
+            if leaf.level == LAST_LEVEL && leaf.is_vacant() {
+                return Ok(VacantFrames(frames));
+            }
+        }
         let mut tables = 0_u64;
-        let outcome = self.stage2.visit(env, frames.start, frames.size, |leaf| {
+        let outcome = self.stage2.visit_raw(env, frames.start, frames.size, |leaf| {
             if !leaf.is_vacant() {
                 return ControlFlow::Break(());
             }
-            let (start, size) = frames.within(&leaf);
-            let offset = start.saturating_sub(frames.start.raw());
-            tables = tables.saturating_add(tables_below(leaf.level, start, size, output.raw().saturating_add(offset)));
+            if leaf.level < LAST_LEVEL {
+                let (start, size) = frames.within(&leaf);
+                let output = output.raw().saturating_add(start.saturating_sub(frames.start.raw()));
+                tables = tables.saturating_add(tables_below(leaf.level, start, size, output));
+            }
             ControlFlow::Continue(())
         });
         match outcome.map_err(table_error)? {
             ControlFlow::Break(()) => Err(Error::WrongState),
             ControlFlow::Continue(()) if tables > self.cache.count() => Err(Error::OutOfMemory),
-            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Continue(()) => Ok(VacantFrames(frames)),
         }
     }
 
-    /// Refuses where a page of the range is not mapped, with `absent`, or where the cache has too few pages for the
+    /// Refuses where a page of the range is not mapped as `software` says, with `absent`, or where the cache has too few pages for the
     /// tables that it takes to change the range alone.
-    pub(super) fn check_mapped<E: TableFrames>(&self, env: &E, frames: Frames, absent: Error) -> Result<(), Error> {
+    pub(super) fn check_mapped<E: TableFrames>(
+        &self,
+        env: &E,
+        frames: Frames,
+        software: Software,
+        absent: Error,
+    ) -> Result<(), Error> {
         let mut levels: Option<(u8, u8)> = None;
-        let outcome = self.stage2.visit(env, frames.start, frames.size, |leaf| {
+        let outcome = self.stage2.visit_raw(env, frames.start, frames.size, |leaf| {
             let first = levels.map_or(leaf.level, |(first, _)| first);
             levels = Some((first, leaf.level));
-            if leaf.is_valid() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if leaf.software() == Some(software.bits()) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         if outcome.map_err(table_error)?.is_break() {
             return Err(absent);
@@ -84,41 +112,81 @@ impl GuestMemory {
         if missing as u64 > self.cache.count() { Err(Error::OutOfMemory) } else { Ok(()) }
     }
 
-    /// Where the guest has the page at a frame.
+    /// Which memory the guest has at a frame, its own or borrowed.
     pub(super) fn page_at<E: TableFrames>(&self, env: &E, frames: Frames) -> Result<PhysAddr, Error> {
-        let leaf = self.stage2.lookup(env, frames.start).map_err(table_error)?;
-        leaf.output_of(frames.start).ok_or(Error::NotMemory)
+        let leaf = self.stage2.find(env, frames.start).map_err(table_error)?;
+        match leaf.software() {
+            Some(software) if software != Software::Device.bits() => {
+                leaf.output_of(frames.start).ok_or(Error::NotMemory)
+            }
+            None if leaf.annotation().is_some() => Err(Error::WrongState),
+            _ => Err(Error::NotMemory),
+        }
     }
 
     /// Calls `visitor` with each piece of memory that is mapped in the range: its address, and its size in bytes.
     pub(super) fn for_each_piece<E: TableFrames>(
         &self,
-        env: &E,
+        env: &mut E,
         frames: Frames,
-        mut visitor: impl FnMut(PhysAddr, u64),
+        mut visitor: impl FnMut(&mut E, PhysAddr, u64),
     ) {
-        let outcome = self.stage2.visit(env, frames.start, frames.size, |leaf| {
+        let mut next = frames.start.raw();
+        while next < frames.end() {
+            let Ok(leaf) = self.stage2.find(env, Ipa::new(next)) else { return };
             let (start, size) = frames.within(&leaf);
             if let Some(output) = leaf.output_of(Ipa::new(start)) {
-                visitor(output, size);
+                visitor(env, output, size);
             }
-            ControlFlow::<()>::Continue(())
-        });
-        debug_assert!(outcome.is_ok(), "the range was checked: {outcome:?}");
+            // A leaf has some size, so this ends.
+            next = start.saturating_add(size.max(PAGE_SIZE));
+        }
     }
 
-    /// Maps a vacant range, for which there are enough cached pages.
+    /// Maps a vacant range to memory.
     pub(super) fn map<E: Environment>(
         &mut self,
         env: &mut E,
-        frames: Frames,
+        frames: VacantFrames,
         output: PhysAddr,
         attributes: Stage2Attributes,
     ) {
+        self.map_with(env, frames, output, attributes, FOR_GUESTS);
+    }
+
+    /// Maps a vacant range to a device.
+    pub(super) fn map_device<E: Environment>(&mut self, env: &mut E, frames: VacantFrames, output: PhysAddr) {
+        let attributes = Stage2Attributes::device().with_software(Software::Device.bits());
+        self.map_with(env, frames, output, attributes, FOR_DEVICES);
+    }
+
+    fn map_with<E: Environment>(
+        &mut self,
+        env: &mut E,
+        VacantFrames(frames): VacantFrames,
+        output: PhysAddr,
+        attributes: Stage2Attributes,
+        options: MapOptions,
+    ) {
         let mut env = CachedFrames::new(env, &mut self.cache);
-        let done = self.stage2.map(&mut env, frames.start, output, frames.size, attributes, FOR_GUESTS);
+        let done = self.stage2.map(&mut env, frames.start, output, frames.size, attributes, options);
         must_be_done(done);
         self.pages_held = self.pages_held.saturating_add(frames.size / PAGE_SIZE);
+    }
+
+    /// Lets the guest have a page of its own again that it had lent. The annotation that stands in its place is in a table
+    /// of pages, so that no frame is needed.
+    pub(super) fn map_again<E: Environment>(&mut self, env: &mut E, gfn: Gfn, output: PhysAddr) {
+        let Some(start) = gfn.checked_address() else { return };
+        let attributes = Stage2Attributes::memory().with_software(Software::Owned.bits());
+        must_be_done(self.stage2.map(env, start, output, PAGE_SIZE, attributes, AGAIN));
+    }
+
+    /// Leaves nothing at a range of the guest's but the reason, and lets nobody put anything there. There are enough cached
+    /// pages for it. What was there no CPU can use on return.
+    pub(super) fn make_absent<E: Environment>(&mut self, env: &mut E, start: Ipa, size: u64, why: Absence) {
+        let mut env = CachedFrames::new(env, &mut self.cache);
+        must_be_done(self.stage2.annotate(&mut env, start, size, why.annotation()));
     }
 
     /// Unmaps a range, for which there are enough cached pages.

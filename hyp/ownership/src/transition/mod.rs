@@ -1,35 +1,85 @@
 //! The transitions: who may hand which pages to whom.
 //!
-//! Each has a `check_` method, which takes the locks of the components that take part, looks at every page, puts aside
-//! the table frames that the tables may need, and returns a proof; the proof's `commit` consumes it and cannot fail. A
-//! proof that is dropped instead leaves everything as it was. The plain methods do both.
+//! Each takes the locks of the components that take part and then has two parts. The check looks at every page, puts
+//! aside the table frames that the tables may need, and returns a proof, which only the checks can make; or it refuses, with
+//! nothing changed. The commit consumes the proof and cannot fail.
 
-mod guest;
-mod guest_call;
+mod call;
+mod device;
+mod guest_guest;
+mod guest_host;
 mod guest_tables;
-mod hyp;
+mod host_guest;
+mod host_hyp;
+mod locks;
 mod pin;
 mod reclaim;
 
-pub use guest::{HostDonateGuest, HostShareGuest, HostUnshareGuest};
-pub use guest_call::{GuestRelinquish, GuestShareHost, GuestUnshareHost};
-pub use hyp::{HostDonateHyp, HostShareHyp, HostUnshareHyp, HypDonateHost};
-pub use reclaim::Reclaim;
+pub use call::Call;
+pub use locks::LockedMemory;
 
+use crate::annotation::Holder;
 use crate::environment::Environment;
 use crate::ledger::{Ledger, PageRange};
 use crate::ownership::{HostMemory, Ownership, host_ipa, table_error};
 use crate::reserve::{ReservedFrames, missing_tables};
 use crate::state::PageState;
 use abi::host::MAX_PAGES_PER_CALL;
-use abi::{Error, Ipa, PAGE_SIZE, Pfn, PhysAddr};
-use pgtable::{Annotation, TableError};
+use abi::{Error, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
+use locks::Locks;
+use pgtable::TableError;
+
+/// What a transition works on: its locks, and the environment with the frames that it put aside.
+struct Scene<'s, L, E: Environment> {
+    ownership: &'s Ownership,
+    locks: L,
+    env: ReservedFrames<'s, E>,
+}
+
+/// Proof that the host owns these pages and nobody else uses them.
+struct HostsAlone(PageRange);
 
 impl Ownership {
+    /// Makes a transition under `locks`, before the eyes of the witness.
+    fn transition<L: Locks, E: Environment, P, O>(
+        &self,
+        env: &mut E,
+        locks: L,
+        call: impl FnOnce(&L) -> Call,
+        check: impl FnOnce(&mut Scene<'_, L, E>) -> Result<P, Error>,
+        commit: impl FnOnce(&mut Scene<'_, L, E>, P) -> O,
+    ) -> Result<O, Error> {
+        let result = {
+            let mut scene = Scene { ownership: self, locks, env: ReservedFrames::new(env) };
+            let call = call(&scene.locks);
+            scene.env.environment().before(&self.locked_memory(&scene.locks), &call);
+            let result = check(&mut scene).map(|proof| commit(&mut scene, proof));
+            let outcome = result.as_ref().map(|_| ()).map_err(|error| *error);
+            scene.env.environment().after(&self.locked_memory(&scene.locks), &call, outcome);
+            result
+        };
+        env.unlocked();
+        result
+    }
+
+    /// What the locks stand for.
+    fn locked_memory<'a, L: Locks>(&'a self, locks: &'a L) -> LockedMemory<'a> {
+        let (host, hyp, guests) = locks.memory();
+        self.view(host, hyp, guests)
+    }
+
     /// The pages of RAM that a call names.
     fn named_pages(&self, first: Pfn, count: u64) -> Result<PageRange, Error> {
         check_numbers(first.raw(), count, self.pfn_limit())?;
         self.ledger.pages(first, count).ok_or(Error::NotMemory)
+    }
+
+    /// The pages of devices that a call names: none of them is RAM.
+    fn named_device(&self, first: Pfn, count: u64) -> Result<PhysRange, Error> {
+        check_numbers(first.raw(), count, self.pfn_limit())?;
+        let start = first.checked_address().ok_or(Error::BadRange)?;
+        let range = PhysRange::from_size(start, count.saturating_mul(PAGE_SIZE)).ok_or(Error::BadRange)?;
+        if self.ledger.overlaps_memory(&range) { Err(Error::BadRange) } else { Ok(range) }
     }
 }
 
@@ -39,51 +89,72 @@ fn check_numbers(first: u64, count: u64, limit: u64) -> Result<(), Error> {
     if count == 0 || count > MAX_PAGES_PER_CALL || end > limit { Err(Error::BadRange) } else { Ok(()) }
 }
 
-/// Refuses unless the host owns the page and nobody else uses it.
-fn check_host_alone(state: PageState) -> Result<(), Error> {
-    match state {
-        PageState::HOST_ALONE => Ok(()),
-        PageState::Host { pins: 0, .. } => Err(Error::WrongState),
-        PageState::Host { .. } => Err(Error::Busy),
-        PageState::Hyp | PageState::Guest { .. } => Err(Error::NotYours),
-    }
-}
-
 impl Ledger {
     /// Looks at every page of a range; the first refusal counts.
     fn check(&self, pages: &PageRange, check: impl Fn(PageState) -> Result<(), Error>) -> Result<(), Error> {
         self.states(pages).try_for_each(check)
     }
 
-    /// Writes every page of a range; `state` is given the page's place in the range. The host's lock is held.
-    fn set_each(&self, pages: &PageRange, state: impl Fn(u64) -> PageState) {
-        for index in 0..pages.count() {
-            self.set(pages, index, state(index));
+    /// Refuses unless the host owns every page and nobody else uses it.
+    fn check_hosts_alone(&self, pages: PageRange) -> Result<HostsAlone, Error> {
+        if self.all_are(&pages, PageState::HOST_ALONE) {
+            return Ok(HostsAlone(pages));
         }
+        self.check(&pages, |state| match state {
+            PageState::HOST_ALONE => Ok(()),
+            PageState::Host { pins: 0, .. } | PageState::LentToGuest { .. } => Err(Error::WrongState),
+            PageState::Host { .. } => Err(Error::Busy),
+            PageState::Hyp | PageState::Guest { .. } => Err(Error::NotYours),
+        })?;
+        Ok(HostsAlone(pages))
+    }
+
+    /// Calls `visit` with each run of pages for which `holds` says so, until it refuses.
+    fn try_each_run(
+        &self,
+        pages: &PageRange,
+        holds: impl Fn(PageState) -> bool,
+        mut visit: impl FnMut(PageRange) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut run = 0_u64;
+        for (index, state) in (0..).zip(self.states(pages)) {
+            if holds(state) {
+                run = run.saturating_add(1);
+            } else if run != 0 {
+                visit(pages.part(index - run, run))?;
+                run = 0;
+            }
+        }
+        if run != 0 { visit(pages.part(pages.count() - run, run)) } else { Ok(()) }
+    }
+
+    /// Calls `visit` with each run of pages for which `holds` says so.
+    fn each_run(&self, pages: &PageRange, holds: impl Fn(PageState) -> bool, mut visit: impl FnMut(PageRange)) {
+        let never_refused = self.try_each_run(pages, holds, |run| {
+            visit(run);
+            Ok(())
+        });
+        debug_assert!(never_refused.is_ok());
     }
 }
 
 impl<E: Environment> ReservedFrames<'_, E> {
-    /// Puts aside what it takes to change the descriptors of these pages alone in the host's stage 2.
-    fn reserve_for_host(&mut self, host: &HostMemory, pages: &PageRange) -> Result<(), Error> {
-        let (start, end) = (pages.bytes().start.raw(), pages.bytes().end.raw());
-        let first = host.stage2.lookup(self, Ipa::new(start)).map_err(table_error)?;
-        let last = host.stage2.lookup(self, Ipa::new(end.saturating_sub(PAGE_SIZE))).map_err(table_error)?;
-        self.reserve(missing_tables(start, end, first.level, last.level))
+    /// Puts aside what it takes to change the descriptors of this range alone in the host's stage 2.
+    fn reserve_for_host(&mut self, host: &HostMemory, bytes: &PhysRange) -> Result<(), Error> {
+        let (start, end) = (bytes.start.raw(), bytes.end.raw());
+        let level = |address| host.stage2.find(self, Ipa::new(address)).map(|leaf| leaf.level).map_err(table_error);
+        let last_page = end.saturating_sub(PAGE_SIZE);
+        let first = level(start)?;
+        let last = if last_page == start { first } else { level(last_page)? };
+        self.reserve(missing_tables(start, end, first, last))
     }
 }
 
 impl HostMemory {
-    /// Takes pages from the host, noting who has them, or lets it find them again at its next access. The frames for
-    /// it were put aside.
-    fn note_owner<E: Environment>(
-        &mut self,
-        env: &mut ReservedFrames<'_, E>,
-        pages: &PageRange,
-        owner: Option<Annotation>,
-    ) {
-        let bytes = pages.bytes();
-        let done = self.stage2.annotate(env, host_ipa(bytes.start), bytes.size(), owner);
+    /// Takes a range from the host, noting who has it, or lets it find it again at its next access. The frames for it
+    /// were put aside.
+    fn note_holder<E: Environment>(&mut self, env: &mut ReservedFrames<'_, E>, bytes: PhysRange, holder: Holder) {
+        let done = self.stage2.annotate(env, host_ipa(bytes.start), bytes.size(), holder.annotation());
         must_be_done(done);
     }
 }
@@ -98,11 +169,7 @@ fn must_be_done(change: Result<(), TableError>) {
 /// Wipes every page of a range, out of the instruction caches too, since whoever gets it next may execute what is there.
 /// Nobody can reach them.
 fn wipe_all<E: Environment>(env: &mut E, pages: &PageRange) {
-    for index in 0..pages.count() {
-        if let Some(page) = pages.first().checked_add(index) {
-            env.wipe(page);
-        }
-    }
+    env.wipe_range(pages.bytes());
     env.invalidate_instruction_cache(pages.bytes());
 }
 

@@ -1,5 +1,8 @@
 //! Hyp's reliance on pages that it borrows.
 
+use super::Call;
+use super::locks::HostOnly;
+use crate::environment::Environment;
 use crate::ownership::Ownership;
 use crate::state::{MAX_COUNT, PageState};
 use abi::{Error, Pfn};
@@ -10,8 +13,9 @@ impl Ownership {
     /// # Errors
     /// [`Error::BadRange`], [`Error::NotMemory`]; [`Error::NotYours`] where the page is not the host's;
     /// [`Error::WrongState`] where hyp does not borrow it; [`Error::Limit`] where the count is full.
-    pub fn hyp_pin(&self, page: Pfn) -> Result<(), Error> {
-        self.change_pins(page, |pins| if pins == MAX_COUNT { Err(Error::Limit) } else { Ok(pins + 1) })
+    pub fn hyp_pin<E: Environment>(&self, env: &mut E, page: Pfn) -> Result<(), Error> {
+        let more = |pins: u16| if pins == MAX_COUNT { Err(Error::Limit) } else { Ok(pins.saturating_add(1)) };
+        self.change_pins(env, page, Call::HypPin { page }, more)
     }
 
     /// Hyp relies on the page once less.
@@ -19,22 +23,34 @@ impl Ownership {
     /// # Errors
     /// [`Error::BadRange`], [`Error::NotMemory`]; [`Error::NotYours`] where the page is not the host's;
     /// [`Error::WrongState`] where it is not pinned.
-    pub fn hyp_unpin(&self, page: Pfn) -> Result<(), Error> {
-        self.change_pins(page, |pins| pins.checked_sub(1).ok_or(Error::WrongState))
+    pub fn hyp_unpin<E: Environment>(&self, env: &mut E, page: Pfn) -> Result<(), Error> {
+        let less = |pins: u16| pins.checked_sub(1).ok_or(Error::WrongState);
+        self.change_pins(env, page, Call::HypUnpin { page }, less)
     }
 
-    fn change_pins(&self, page: Pfn, change: impl FnOnce(u16) -> Result<u16, Error>) -> Result<(), Error> {
-        let pages = self.named_pages(page, 1)?;
-        let _host = self.lock_host();
-        match self.ledger.states(&pages).next() {
-            Some(PageState::Host { hyp_borrows: true, pins, guest_mappings }) => {
-                let pins = change(pins)?;
-                self.ledger.set(&pages, 0, PageState::Host { hyp_borrows: true, pins, guest_mappings });
-                Ok(())
-            }
-            Some(PageState::Host { .. }) => Err(Error::WrongState),
-            Some(PageState::Hyp | PageState::Guest { .. }) => Err(Error::NotYours),
-            None => Err(Error::NotMemory),
-        }
+    fn change_pins<E: Environment>(
+        &self,
+        env: &mut E,
+        page: Pfn,
+        call: Call,
+        change: impl FnOnce(u16) -> Result<u16, Error>,
+    ) -> Result<(), Error> {
+        self.transition(
+            env,
+            HostOnly::lock(self),
+            |_| call,
+            |_| {
+                let pages = self.named_pages(page, 1)?;
+                match self.ledger.states(&pages).next() {
+                    Some(PageState::Host { hyp_borrows: true, restricted, pins, guest_mappings }) => {
+                        let pins = change(pins)?;
+                        Ok((pages, PageState::Host { hyp_borrows: true, restricted, pins, guest_mappings }))
+                    }
+                    Some(PageState::Host { .. } | PageState::LentToGuest { .. }) => Err(Error::WrongState),
+                    _ => Err(Error::NotYours),
+                }
+            },
+            |_, (pages, state)| self.ledger.set_run(&pages, state),
+        )
     }
 }

@@ -1,58 +1,118 @@
-//! What the host takes back from a dying guest: its pages, the pages donated for its tables, and the tables.
+//! What the host takes back from a guest that does not give it: from a dying one its pages, the pages donated for its
+//! tables, and the tables; and from a living one pages by force.
 
-use super::guest::Parts;
-use super::wipe_all;
-use crate::annotation;
+use super::locks::HostAndGuest;
+use super::{Call, Scene, wipe_all};
+use crate::annotation::{Absence, Holder};
 use crate::environment::Environment;
-use crate::guest_memory::GuestLock;
-use crate::ledger::PageRange;
-use crate::ownership::Ownership;
-use crate::state::{Component, PageState};
-use abi::{Error, Ipa, Pfn};
+use crate::guest_memory::{GuestLock, GuestMemory};
+use crate::ledger::{Ledger, PageRange};
+use crate::ownership::{Ownership, table_error};
+use crate::reserve::missing_tables;
+use crate::state::{GuestUse, PageState, VmSlot};
+use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn};
 use core::ops::Range;
+use pgtable::TableFrames;
+use pgtable::geometry::LAST_LEVEL;
 
-/// Proof that the host may take these pages of a dying guest.
-#[must_use]
-pub struct Reclaim<'a, E: Environment> {
-    parts: Parts<'a, E>,
-    pages: PageRange,
+/// Proof that the host may take these pages from the guest.
+struct ToBeTaken(PageRange);
+
+/// Refuses a page that the guest in `slot` neither owns nor has on loan, or that another guest borrows of it.
+fn check_taking(state: PageState, from: VmSlot) -> Result<(), Error> {
+    match state {
+        PageState::Guest { slot, usage: GuestUse::SharedWithGuest(_), .. } if slot == from => Err(Error::Busy),
+        PageState::Guest { slot, .. } | PageState::LentToGuest { slot, .. } if slot == from => Ok(()),
+        _ => Err(Error::NotYours),
+    }
+}
+
+/// Where a guest has a page that is its own or lent to it.
+const fn frame_of(state: PageState) -> Option<Gfn> {
+    match state {
+        PageState::Guest { gfn, .. } | PageState::LentToGuest { gfn, .. } => Some(gfn),
+        PageState::Host { .. } | PageState::Hyp => None,
+    }
+}
+
+/// Calls `visit` with the address and size of each run of frames that follow each other as the pages do.
+fn for_each_run(ledger: &Ledger, pages: &PageRange, mut visit: impl FnMut(Ipa, u64)) {
+    let mut run = 0..0_u64;
+    for ipa in ledger.states(pages).filter_map(frame_of).filter_map(Gfn::checked_address) {
+        if ipa.raw() == run.end && !run.is_empty() {
+            run.end = run.end.saturating_add(PAGE_SIZE);
+        } else {
+            if !run.is_empty() {
+                visit(Ipa::new(run.start), run.end.saturating_sub(run.start));
+            }
+            run = ipa.raw()..ipa.raw().saturating_add(PAGE_SIZE);
+        }
+    }
+    if !run.is_empty() {
+        visit(Ipa::new(run.start), run.end.saturating_sub(run.start));
+    }
 }
 
 impl Ownership {
-    /// Checks [`reclaim`](Self::reclaim).
+    /// The host takes `count` pages of a dying protected guest, wiped, whoever has them by its will: all but what another
+    /// guest borrows. Pages that the host lent to the guest come back so too.
     ///
     /// # Errors
-    /// As there.
-    pub fn check_reclaim<'a, E: Environment>(
-        &'a self,
-        env: &'a mut E,
-        guest: &'a GuestLock,
-        first: Pfn,
-        count: u64,
-    ) -> Result<Reclaim<'a, E>, Error> {
-        let pages = self.named_pages(first, count)?;
-        let mut parts = Parts::lock(self, env, guest);
-        if !parts.guest.is_dying() {
-            return Err(Error::Busy);
-        }
-        let dying = parts.guest.slot();
-        parts.ledger.check(&pages, |state| match state {
-            PageState::Guest { slot, .. } if slot == dying => Ok(()),
-            _ => Err(Error::NotYours),
-        })?;
-        parts.env.reserve_for_host(&parts.host, &pages)?;
-        Ok(Reclaim { parts, pages })
+    /// [`Error::BadRange`], [`Error::NotMemory`]; [`Error::Busy`] where the guest is not dying, or another guest borrows a
+    /// page; [`Error::NotYours`] where a page is not the guest's; [`Error::OutOfMemory`] where there is no frame for a
+    /// table of the host's stage 2.
+    pub fn reclaim<E: Environment>(&self, env: &mut E, guest: &GuestLock, first: Pfn, count: u64) -> Result<(), Error> {
+        self.transition(
+            env,
+            HostAndGuest::lock(self, guest),
+            |locks| Call::Reclaim { slot: locks.guest.slot(), first, count },
+            |scene| {
+                let pages = self.named_pages(first, count)?;
+                if !scene.locks.guest.is_dying() {
+                    return Err(Error::Busy);
+                }
+                scene.check_taking(pages)
+            },
+            |scene, taken| {
+                let Scene { locks, env, .. } = scene;
+                locks.guest.unmap_dying(env.environment(), &self.ledger, &taken.0);
+                scene.take(taken);
+            },
+        )
     }
 
-    /// The host takes `count` pages of a dying protected guest, wiped, whether the guest shared them with it or not.
+    /// The host takes `count` pages of a living protected guest by force, wiped. The guest never sees that as memory full
+    /// of zeroes: its frames stay unusable, and an access to one of them is reported.
     ///
     /// # Errors
-    /// [`Error::BadRange`], [`Error::NotMemory`]; [`Error::Busy`] where the guest is not dying; [`Error::NotYours`]
-    /// where a page is not the guest's; [`Error::OutOfMemory`] where there is no frame for a table of the host's
-    /// stage 2.
-    pub fn reclaim<E: Environment>(&self, env: &mut E, guest: &GuestLock, first: Pfn, count: u64) -> Result<(), Error> {
-        self.check_reclaim(env, guest, first, count)?.commit();
-        Ok(())
+    /// As [`reclaim`](Self::reclaim), but [`Error::VmGone`] where the guest is dying, [`Error::WrongState`] where it is
+    /// not protected; [`Error::OutOfMemory`] also where the guest's cache is too small to split its blocks.
+    pub fn force_reclaim<E: Environment>(
+        &self,
+        env: &mut E,
+        guest: &GuestLock,
+        first: Pfn,
+        count: u64,
+    ) -> Result<(), Error> {
+        self.transition(
+            env,
+            HostAndGuest::lock(self, guest),
+            |locks| Call::ForceReclaim { slot: locks.guest.slot(), first, count },
+            |scene| {
+                let pages = self.named_pages(first, count)?;
+                scene.locks.guest.check_living(true)?;
+                let taken = scene.check_taking(pages)?;
+                scene.locks.guest.check_splitting(&scene.env, &self.ledger, &taken.0)?;
+                Ok(taken)
+            },
+            |scene, taken| {
+                let Scene { locks, env, .. } = scene;
+                for_each_run(&self.ledger, &taken.0, |start, size| {
+                    locks.guest.make_absent(env.environment(), start, size, Absence::Poisoned);
+                });
+                scene.take(taken);
+            },
+        )
     }
 
     /// The host gives `count` pages to hyp for the tables of a guest, dying or not.
@@ -96,33 +156,37 @@ impl Ownership {
     }
 }
 
-impl<E: Environment> Reclaim<'_, E> {
-    /// Takes the pages.
-    pub fn commit(self) {
-        let Self { mut parts, pages } = self;
-        parts.unmap_dying(&pages);
-        // What the guest shared with the host goes too, before it is wiped.
-        let owner = annotation::of_owner(Component::Guest(parts.guest.slot()));
-        parts.host.note_owner(&mut parts.env, &pages, owner);
-        wipe_all(&mut parts.env, &pages);
-        parts.ledger.set_each(&pages, |_| PageState::HOST_ALONE);
-        parts.host.note_owner(&mut parts.env, &pages, None);
-        parts.guest.pages_held = parts.guest.pages_held.saturating_sub(pages.count());
+impl<E: Environment> Scene<'_, HostAndGuest<'_>, E> {
+    fn check_taking(&mut self, pages: PageRange) -> Result<ToBeTaken, Error> {
+        let from = self.locks.guest.slot();
+        self.ownership.ledger.check(&pages, |state| check_taking(state, from))?;
+        self.env.reserve_for_host(&self.locks.host, &pages.bytes())?;
+        Ok(ToBeTaken(pages))
+    }
+
+    /// Gives pages to the host that the guest cannot reach any more, wiped.
+    fn take(&mut self, ToBeTaken(pages): ToBeTaken) {
+        let Self { ownership, locks: HostAndGuest { host, guest }, env } = self;
+        // What the guest shared with the host, or lent it, goes too, before it is wiped.
+        host.note_holder(env, pages.bytes(), Holder::Guest(guest.slot()));
+        wipe_all(env.environment(), &pages);
+        guest.offers.forget(|offer| pages.contains(offer.page.first()));
+        ownership.ledger.set_run(&pages, PageState::HOST_ALONE);
+        host.note_holder(env, pages.bytes(), Holder::Host);
+        guest.pages_held = guest.pages_held.saturating_sub(pages.count());
     }
 }
 
-impl<E: Environment> Parts<'_, E> {
+impl GuestMemory {
     /// Unmaps pages from their dying owner, with the whole of every leaf that they are in: the guest does not run any
     /// more, and so no block has to be split. Leaves that follow each other go together.
-    fn unmap_dying(&mut self, pages: &PageRange) {
+    fn unmap_dying<E: Environment>(&mut self, env: &mut E, ledger: &Ledger, pages: &PageRange) {
         let mut run = 0..0_u64;
-        for state in self.ledger.states(pages) {
-            let PageState::Guest { gfn, .. } = state else { continue };
-            let Some(ipa) = gfn.checked_address() else { continue };
+        for ipa in ledger.states(pages).filter_map(frame_of).filter_map(Gfn::checked_address) {
             if run.contains(&ipa.raw()) {
                 continue;
             }
-            let Ok(leaf) = self.guest.stage2.lookup(&self.env, ipa) else { continue };
+            let Ok(leaf) = self.stage2.find(env, ipa) else { continue };
             if !leaf.is_valid() {
                 continue;
             }
@@ -130,16 +194,46 @@ impl<E: Environment> Parts<'_, E> {
             if start == run.end && !run.is_empty() {
                 run.end = end;
             } else {
-                self.unmap_run(&run);
+                self.forget_run(env, &run);
                 run = start..end;
             }
         }
-        self.unmap_run(&run);
+        self.forget_run(env, &run);
     }
 
-    fn unmap_run(&mut self, run: &Range<u64>) {
+    fn forget_run<E: Environment>(&mut self, env: &mut E, run: &Range<u64>) {
         if !run.is_empty() {
-            self.guest.forget_range(self.env.environment(), Ipa::new(run.start), run.end - run.start);
+            self.forget_range(env, Ipa::new(run.start), run.end.saturating_sub(run.start));
         }
+    }
+
+    /// Refuses where the cache may be too small for the tables that it takes to change the frames of these pages alone. A
+    /// block of 2 MiB that is cut in several places counts once, if they come one after the other.
+    fn check_splitting<F: TableFrames>(&self, env: &F, ledger: &Ledger, pages: &PageRange) -> Result<(), Error> {
+        let mut tables = 0_usize;
+        let mut last_cut: Option<Ipa> = None;
+        let mut count = |start: u64, end: u64| {
+            let mut next = start;
+            while next < end {
+                let leaf = self.stage2.find(env, Ipa::new(next))?;
+                let rest = leaf.base.raw().saturating_add(leaf.size);
+                let missing = missing_tables(next, end.min(rest), leaf.level, leaf.level);
+                if missing != 0 && last_cut != Some(leaf.base) {
+                    tables = tables.saturating_add(missing);
+                    // A larger block may lack a table at each cut.
+                    last_cut = (leaf.level.saturating_add(1) == LAST_LEVEL).then_some(leaf.base);
+                }
+                next = rest;
+            }
+            Ok(())
+        };
+        let mut outcome = Ok(());
+        for_each_run(ledger, pages, |start, size| {
+            if outcome.is_ok() {
+                outcome = count(start.raw(), start.raw().saturating_add(size));
+            }
+        });
+        outcome.map_err(table_error)?;
+        if tables as u64 > self.cache.count() { Err(Error::OutOfMemory) } else { Ok(()) }
     }
 }

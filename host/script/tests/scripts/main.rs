@@ -1,0 +1,9 @@
+//! Scripts as text and data, and run on a machine that only remembers.
+
+mod chosen;
+mod driver;
+mod orders;
+mod recorder;
+mod simulated;
+mod strategies;
+mod text;
