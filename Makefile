@@ -88,6 +88,7 @@ help:
 	@echo '  make replay     run a script of calls, FILE=path, with the reference host (host/script says what one looks like)'
 	@echo '  make test       unit tests, build, seeds of the fuzzers and scenario tests; ends with "N passed, N failed"'
 	@echo '  make unit       the tests of the portable crates, on this machine'
+	@echo '  make exhaustive every state and every call of the ownership model, the whole size (half an hour)'
 	@echo '  make scenarios  the tests that boot QEMU; ONLY=word runs those whose name has the word'
 	@echo '  make clippy     the linter for both targets, warnings denied'
 	@echo '  make fmt        format the source (CHECK=1 only checks)'
@@ -198,15 +199,15 @@ else
 endif
 
 # A script of calls (host/script), run by the reference host against the real hyp.
-REPLAY_COMMAND = $(MAKE) --no-print-directory run HOST=reference INITRD=$(BUILD)/replay.cpio APPEND='scenario=replay $(APPEND)'
-
 .PHONY: replay
+replay: INITRD = $(BUILD)/replay.cpio
+replay: BOOTARGS = scenario=replay report $(APPEND)
 replay: build
 	@[ -r '$(FILE)' ] || { echo 'Say which script: make replay FILE=path' >&2; exit 1; }
 	@rm -rf $(BUILD)/replay && mkdir -p $(BUILD)/replay && cp '$(FILE)' $(BUILD)/replay/script
 	@cp $(BUILD)/guests/pack/* $(BUILD)/replay/
 	@cd $(BUILD)/replay && printf '%s\n' script $(GUESTS) | cpio --quiet -o -H newc > $(BUILD_PATH)/replay.cpio
-	@$(REPLAY_COMMAND)
+	@scripts/run-reference-host $(QEMU_COMMAND)
 
 # ---- tests --------------------------------------------------------------------------------------------------------
 UNIT = $(CARGO) test $(LOCKED) --no-fail-fast
@@ -216,6 +217,11 @@ SCENARIOS = $(CARGO) test $(LOCKED) --no-fail-fast -p guest-tests -- $(ONLY)
 .PHONY: unit
 unit:
 	$(UNIT)
+
+# The small size is among the unit tests.
+.PHONY: exhaustive
+exhaustive:
+	EXHAUSTIVE=whole $(CARGO) test $(LOCKED) -p ownership -p monitor --test exhaustive -- --nocapture --test-threads=2
 
 .PHONY: scenarios
 scenarios: build $(BUILD)/freehold-ghost.img

@@ -139,6 +139,7 @@ fn boot(given: Given, conduit: Conduit, counter: u64) -> Result<Infallible, Boot
     let mut info = plan.boot_info(&hyp, host_tree_range.start);
     info.log_level = options.log_level as u32;
     info.self_test = options.self_test.map_or(0, |test| test as u32);
+    info.ghost_one_in = options.ghost_one_in;
     info.psci_version = firmware::psci_version(conduit);
     info.counter_at_entry = processor::physical_counter(counter);
     let boot_info = plan.carve_out.boot_info;

@@ -283,7 +283,12 @@ impl Generator<'_> {
 
     /// A page that has a state other than at the start, and suits.
     fn changed_page(&self, byte: usize, suits: impl Fn(&Page) -> bool) -> Option<Pfn> {
-        let suitable = self.model.spec.changed_pages().filter(|(pfn, page)| self.in_pool(*pfn) && suits(page));
+        self.page_that(byte, |pfn, page| self.in_pool(pfn) && suits(page))
+    }
+
+    /// The same, wherever it is.
+    fn page_that(&self, byte: usize, suits: impl Fn(Pfn, &Page) -> bool) -> Option<Pfn> {
+        let suitable = self.model.spec.changed_pages().filter(|(pfn, page)| suits(*pfn, page));
         self.choose(byte, suitable.map(|(pfn, _)| pfn))
     }
 
@@ -386,7 +391,10 @@ impl Generator<'_> {
             HostCall::Version | HostCall::MemoryInfo => vec![],
             HostCall::HypShare | HostCall::HypShareRestricted => vec![self.free_pages(3, count, alignment), named(count)],
             HostCall::HypUnshare => {
-                let page = self.changed_page(3, |page| page.borrowers.contains_key(&Borrower::Hyp));
+                // Also the run pages of the setup's VMs, which are in no pool.
+                let everywhere = self.seed[4] >= 0xc0;
+                let shared = |page: &Page| page.borrowers.contains_key(&Borrower::Hyp);
+                let page = self.page_that(3, |pfn, page| (everywhere || self.in_pool(pfn)) && shared(page));
                 vec![self.page(page, 3), named(if alignment == 1 { 1 } else { count })]
             }
             HostCall::VmSizes => vec![Operand::Number(30 + self.number(3) % 20), Operand::Number(self.number(4) % 20)],

@@ -9,6 +9,7 @@ mod ghost;
 mod linux;
 mod reference;
 mod refusals;
+mod scripted;
 mod self_tests;
 
 use guest_tests::{Failure, Images};
@@ -47,6 +48,7 @@ fn main() {
     bare::add(&mut suite);
     reference::add(&mut suite);
     refusals::add(&mut suite);
+    scripted::add(&mut suite);
     self_tests::add(&mut suite);
     ghost::add(&mut suite);
     linux::add(&mut suite);

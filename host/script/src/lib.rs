@@ -19,7 +19,7 @@
 //! What follows `=>` is what must come of the step. Where nothing follows, anything may.
 //!
 //! [`Script`] is the data, [`Script::parse`] reads text, and `Display` writes it. A [`Driver`] runs one on whatever
-//! implements [`Executor`].
+//! implements [`Executor`]. What comes of a step is judged by the [`model`], and [`choice`] makes up steps by chance.
 #![no_std]
 
 extern crate alloc;
@@ -33,16 +33,18 @@ mod host_step;
 pub mod model;
 mod operand;
 mod parse;
+mod performed;
 mod resolve;
 mod step;
 mod words;
 
-pub use driver::{Done, Driver, Performed, Summary};
+pub use driver::Driver;
 pub use executor::{Access, Executor, GuestRequest, Places, Request};
 pub use expectation::{Expectation, Notice, Outcome, Status};
 pub use guest_step::{GuestAction, GuestFunction, GuestStep};
 pub use host_step::HostStep;
 pub use operand::{CountName, FrameName, IpaName, Kind, Operand, PageName, VmName, VmNumber};
 pub use parse::ParseError;
+pub use performed::{Done, Performed, Summary};
 pub use resolve::{Names, Unresolved};
 pub use step::{Action, HostAccess, Script, Setup, Step, VmSetup};

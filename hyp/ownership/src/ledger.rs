@@ -5,11 +5,12 @@
 //! of the page's owner, and when the owner changes under both locks; reading one without gives a value that was true a
 //! moment ago.
 
+use crate::page_range::PageRange;
 use crate::state::PageState;
 use abi::boot::MAX_MEMORY_BANKS;
 use abi::{PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 /// Why a ledger cannot be made, or is not the one that a boot must start from. Hyp's or the loader's fault, never the
 /// host's: nobody else has run yet.
@@ -44,50 +45,11 @@ impl fmt::Display for LedgerError {
     }
 }
 
-/// Entries that a loop over many looks at in one turn.
-const STEP: usize = 16;
-
 /// RAM without a hole in it, and where its entries begin.
 #[derive(Clone, Copy)]
 struct Bank {
     range: PhysRange,
     first_entry: usize,
-}
-
-/// Pages of RAM that follow each other without a hole, none of them twice.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PageRange {
-    first: Pfn,
-    count: u64,
-    first_entry: usize,
-}
-
-impl PageRange {
-    /// The first page.
-    pub const fn first(&self) -> Pfn {
-        self.first
-    }
-
-    /// How many pages there are; at least one.
-    pub const fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// True for a page that is one of these.
-    pub const fn contains(&self, page: Pfn) -> bool {
-        page.raw() >= self.first.raw() && page.raw() - self.first.raw() < self.count
-    }
-
-    /// `count` of the pages, from the one at `index`; all of them are among these.
-    pub(crate) const fn part(&self, index: u64, count: u64) -> Self {
-        Self { first: Pfn::new(self.first.raw() + index), count, first_entry: self.first_entry + index as usize }
-    }
-
-    /// The pages as a range of bytes.
-    pub const fn bytes(&self) -> PhysRange {
-        let start = self.first.raw() * PAGE_SIZE;
-        PhysRange { start: PhysAddr::new(start), end: PhysAddr::new(start + self.count * PAGE_SIZE) }
-    }
 }
 
 /// The ledger of all RAM.
@@ -150,82 +112,26 @@ impl Ledger {
     /// Makes sure that `count` pages from `first` are all RAM, without a hole; `None` where one is not, where there is
     /// no page, or where the numbers wrap.
     pub fn pages(&self, first: Pfn, count: u64) -> Option<PageRange> {
-        let start = first.checked_address()?;
-        let size = count.checked_mul(PAGE_SIZE)?;
-        let range = PhysRange::from_size(start, size)?;
-        if range.is_empty() {
+        if count == 0 {
             return None;
         }
-        let bank = self.banks.iter().take(self.bank_count).find(|bank| bank.range.contains_range(&range))?;
-        let offset = start.offset_from(bank.range.start)? / PAGE_SIZE;
-        let first_entry = bank.first_entry.checked_add(usize::try_from(offset).ok()?)?;
-        Some(PageRange { first, count, first_entry })
+        self.banks.iter().take(self.bank_count).find_map(|bank| {
+            // Beyond the bank where the page lies before it.
+            let index = first.raw().wrapping_sub(Pfn::containing(bank.range.start).raw());
+            let pages = bank.range.size() / PAGE_SIZE;
+            if index >= pages || count > pages - index {
+                return None;
+            }
+            let from = bank.first_entry.checked_add(index as usize)?;
+            let entries = self.entries.get(from..)?.get(..count as usize)?;
+            PageRange::new(first, entries)
+        })
     }
 
     /// What the ledger says of one page; `None` where it is no RAM.
     pub fn state(&self, page: Pfn) -> Option<PageState> {
-        self.states(&self.pages(page, 1)?).next()
+        self.pages(page, 1)?.states().next()
     }
-
-    /// What the ledger says of each page of a range, in rising order.
-    pub fn states(&self, pages: &PageRange) -> impl Iterator<Item = PageState> + use<'_> {
-        self.entries_of(pages).iter().map(|entry| PageState::decode(entry.load(Ordering::Relaxed)))
-    }
-
-    /// True where the ledger says `state` of every page of a range.
-    #[inline]
-    pub(crate) fn all_are(&self, pages: &PageRange, state: PageState) -> bool {
-        let expected = state.encode();
-        let differs = |entries: &[AtomicU64]| {
-            entries.iter().fold(0, |difference, entry| difference | (entry.load(Ordering::Relaxed) ^ expected)) != 0
-        };
-        match self.entries_of(pages) {
-            [entry] => entry.load(Ordering::Relaxed) == expected,
-            entries => {
-                let steps = entries.chunks_exact(STEP);
-                !differs(steps.remainder()) && !steps.into_iter().any(differs)
-            }
-        }
-    }
-
-    /// Writes the entry of each page of a range: `first` is the first page's, and where a guest has the pages, each is at the
-    /// frame behind that of the page before. The caller holds the lock of each page's owner, and that of the new one.
-    #[inline]
-    pub(crate) fn set_run(&self, pages: &PageRange, first: PageState) {
-        match self.entries_of(pages) {
-            [entry] => entry.store(first.encode(), Ordering::Relaxed),
-            entries => write_run(entries, first.encode(), first.step()),
-        }
-    }
-
-    /// Changes the entry of each page of a range, as [`set_run`](Self::set_run).
-    pub(crate) fn change_each(&self, pages: &PageRange, change: impl Fn(PageState) -> PageState) {
-        for entry in self.entries_of(pages) {
-            let old = PageState::decode(entry.load(Ordering::Relaxed));
-            entry.store(change(old).encode(), Ordering::Relaxed);
-        }
-    }
-
-    /// The entries of a range. Empty only for a range that another ledger made.
-    fn entries_of(&self, pages: &PageRange) -> &'static [AtomicU64] {
-        let end = pages.first_entry.saturating_add(pages.count as usize);
-        self.entries.get(pages.first_entry..end).unwrap_or(&[])
-    }
-}
-
-/// Writes `first` and what follows it by steps of `difference`.
-fn write_run(entries: &[AtomicU64], first: u64, difference: u64) {
-    let mut bits = first;
-    let mut write = |entry: &AtomicU64| {
-        entry.store(bits, Ordering::Relaxed);
-        bits = bits.wrapping_add(difference);
-    };
-    let steps = entries.chunks_exact(STEP);
-    let rest = steps.remainder();
-    for step in steps {
-        step.iter().for_each(&mut write);
-    }
-    rest.iter().for_each(write);
 }
 
 /// Sorts the memory ranges into banks, joining those that touch; the number of banks.
@@ -281,6 +187,7 @@ fn verify(entries: &[u64], first_taken: usize, taken: usize) -> Result<(), (usiz
 /// Every boot runs this over the whole ledger, so it looks at sixteen words a step and asks only whether any of them
 /// differs.
 fn first_other<const EXPECTED: u64>(entries: &[u64], base: usize) -> Option<(usize, u64)> {
+    const STEP: usize = 16;
     let steps = entries.chunks_exact(STEP);
     let rest = steps.remainder();
     let differs = |step: &[u64]| step.iter().fold(0, |difference, entry| difference | (entry ^ EXPECTED)) != 0;
@@ -406,8 +313,8 @@ mod tests {
         let memory = [range(0x4000_0000, 0x4020_0000)];
         let ledger = Ledger::new(&memory, storage(0x200), CARVE_OUT).unwrap();
         let pages = ledger.pages(page(0x4000_1000), 3).unwrap();
-        ledger.set_run(&pages.part(1, 1), PageState::Hyp);
-        let states: Vec<_> = ledger.states(&pages).map(|state| format!("{state}")).collect();
+        pages.part(1, 1).set_run(PageState::Hyp);
+        let states: Vec<_> = pages.states().map(|state| format!("{state}")).collect();
         assert_eq!(states, ["host", "hyp", "host"]);
         assert_eq!(pages.bytes(), range(0x4000_1000, 0x4000_4000));
     }

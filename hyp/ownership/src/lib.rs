@@ -20,6 +20,7 @@ pub mod lock;
 pub mod offer;
 mod ownership;
 pub mod page_cache;
+pub mod page_range;
 mod reserve;
 pub mod shared_lock;
 pub mod state;

@@ -6,7 +6,7 @@
 //! or used before.
 
 use crate::guest_memory::Rights;
-use crate::ledger::PageRange;
+use crate::page_range::PageRange;
 use crate::state::VmSlot;
 use abi::guest::MAX_OFFERS;
 use abi::host::VmHandle;

@@ -132,7 +132,7 @@ impl Ownership {
     pub fn is_host_memory(&self, first: Pfn, count: u64) -> bool {
         self.ledger
             .pages(first, count)
-            .is_some_and(|pages| self.ledger.states(&pages).all(|state| state.owner() == Component::Host))
+            .is_some_and(|pages| pages.states().all(|state| state.owner() == Component::Host))
     }
 
     /// The pages that were hyp's from the start.

@@ -4,14 +4,13 @@ use core::ops::ControlFlow;
 
 use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 
-use crate::bits::AF;
 use crate::change::{Action, Pass, Plan};
 use crate::commit::{Commit, free_tables, is_vacant_outside};
-use crate::descriptor::{Annotation, Kind, Leaf, RawLeaf, address, is_leaf, kind, leaf, unlinked};
+use crate::descriptor::{Annotation, Kind, Leaf, RawLeaf, address, kind, unlinked};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
 use crate::geometry::{ENTRIES, Geometry, LAST_LEVEL, entry_size};
-use crate::regime::{Change, InputAddress, Regime, Scope};
+use crate::regime::{InputAddress, Regime, Scope};
 use crate::reserve::Reserve;
 use crate::stage2::Stage2Regime;
 use crate::walker::{Entry, Step, Subtree, Visitor, slot};
@@ -351,7 +350,8 @@ impl<R: Regime> PageTable<R> {
         replace_mappings: bool,
     ) -> Result<(), TableError> {
         if size == PAGE_SIZE
-            && self.map_page(environment, input, output, attributes, options, replace_mappings).is_some()
+            && let Some(entry) = self.page_entry(&*environment, input)
+            && self.write_mapping(environment, &entry, output, attributes, options, replace_mappings).is_some()
         {
             return Ok(());
         }
@@ -376,55 +376,6 @@ impl<R: Regime> PageTable<R> {
         commit.finish(tables, start, end, result)
     }
 
-    /// As [`map_range`](Self::map_range) for a single page where that takes no more than to write its descriptor: nothing is
-    /// to be broken first, and there is a table of pages. `None` where it is not so, with nothing done.
-    #[inline]
-    fn map_page<E: Environment + ?Sized>(
-        &mut self,
-        environment: &mut E,
-        input: R::Input,
-        output: PhysAddr,
-        attributes: R::Attributes,
-        options: MapOptions,
-        replace_mappings: bool,
-    ) -> Option<()> {
-        let geometry = self.regime.geometry();
-        let start = geometry.offset(input.into_raw())?;
-        if (input.into_raw() | output.raw()) & (PAGE_SIZE - 1) != 0 || output.raw() >= geometry.output_end() {
-            return None;
-        }
-        let attributes = self.regime.encode(attributes).ok()?;
-        let slot = self.tables().of_pages(&*environment, start)?.slot_of(start);
-        let (old, new) = (environment.read(slot), leaf(output.raw(), attributes, LAST_LEVEL));
-        let is_vacant = old == 0 || options.replace_annotations && kind(old, LAST_LEVEL) == Kind::Annotated;
-        // The hardware sets the access flag where it is clear.
-        let in_place = replace_mappings
-            && is_leaf(old, LAST_LEVEL)
-            && self.regime.change(old, new) == Change::InPlace
-            && old & AF != 0;
-        if !is_vacant && !in_place {
-            return None;
-        }
-        if options.synchronise_caches {
-            let outputs = PhysRange::from_size(output, PAGE_SIZE)?;
-            self.regime.synchronise_caches(&*environment, attributes, outputs);
-        }
-        environment.write(slot, new);
-        if is_vacant {
-            self.regime.publish(&*environment);
-        } else {
-            self.flush_page(&*environment, start);
-        }
-        Some(())
-    }
-
-    /// Flushes the leaf that the page at `start` had.
-    #[inline]
-    fn flush_page<E: Environment + ?Sized>(&self, environment: &E, start: u64) {
-        let input = self.regime.geometry().input(start);
-        self.regime.invalidate(environment, self.root, Scope::Leaf { input, level: LAST_LEVEL });
-    }
-
     fn invalidate_range<E: Environment + ?Sized>(
         &mut self,
         environment: &mut E,
@@ -432,44 +383,19 @@ impl<R: Regime> PageTable<R> {
         size: u64,
         value: u64,
     ) -> Result<(), TableError> {
-        let (start, end) = self.range(input, size)?;
         if size == PAGE_SIZE
-            && let Some(tables) = self.tables().of_pages(&*environment, start)
-            && (value != 0 || tables.has_neighbour(&*environment, start))
+            && let Some(entry) = self.page_entry(&*environment, input)
+            && self.write_invalid(environment, &entry, value).is_some()
         {
-            return self.invalidate_page(environment, tables.slot_of(start), start, value);
+            return Ok(());
         }
+        let (start, end) = self.range(input, size)?;
         let mut tables = self.tables().enclosing(&*environment, start, end);
         if value == 0 && tables.is_below_root() && is_vacant_outside(&*environment, tables, start, end) {
             // The table itself goes, and perhaps that above it.
             tables = self.tables();
         }
         self.change(environment, Action::Invalidate(value), tables, start, end)
-    }
-
-    /// Leaves `value` in the descriptor of the page at `start`.
-    #[inline]
-    fn invalidate_page<E: Environment + ?Sized>(
-        &self,
-        environment: &mut E,
-        slot: PhysAddr,
-        start: u64,
-        value: u64,
-    ) -> Result<(), TableError> {
-        let raw = environment.read(slot);
-        match kind(raw, LAST_LEVEL) {
-            Kind::Vacant | Kind::Annotated => {
-                if raw != value {
-                    environment.write(slot, value);
-                }
-            }
-            Kind::Leaf => {
-                environment.write(slot, value);
-                self.flush_page(&*environment, start);
-            }
-            Kind::Unlinked | Kind::Locked | Kind::Table | Kind::Reserved => return Err(TableError::Corrupt),
-        }
-        Ok(())
     }
 
     /// Does `action` all over the range, which `tables` decide for, in one go.

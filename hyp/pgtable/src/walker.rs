@@ -174,15 +174,6 @@ impl Subtree {
         1_u64.wrapping_shl(self.shift)
     }
 
-    /// True where the descriptor next to that of `offset`, before it or behind it, is not vacant: this table does not become
-    /// empty when that one does.
-    #[inline]
-    pub(crate) fn has_neighbour<F: TableFrames + ?Sized>(&self, frames: &F, offset: u64) -> bool {
-        let index = self.index_of(offset);
-        let is_taken = |index: u64| frames.read(slot(self.table, index)) != 0;
-        index > 0 && is_taken(index - 1) || index < ENTRIES - 1 && is_taken(index + 1)
-    }
-
     /// The last descriptor of a walk to `offset`, with its level.
     #[inline]
     pub(crate) fn leaf_of<F: TableFrames + ?Sized>(self, frames: &F, offset: u64) -> (u64, u8) {
@@ -259,6 +250,12 @@ impl Subtree {
         }
         visitor.table_after(&entry)
     }
+}
+
+/// The slot of the previous descriptor of a table.
+#[inline]
+pub(crate) const fn slot_before(slot: PhysAddr) -> PhysAddr {
+    PhysAddr::new(slot.raw().wrapping_sub(DESCRIPTOR_SIZE))
 }
 
 /// The slot of the next descriptor of a table.

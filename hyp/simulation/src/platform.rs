@@ -199,6 +199,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Wipe for TestPlatform {
     fn wipe(&mut self, page: Pfn) {
+        let reached_by = self.machine().stage2_of(PhysAddr::new(page.raw() << 12));
+        assert!(reached_by.is_empty(), "page {page} is wiped while {reached_by:?} may reach it");
         self.machine().zero_page(self.cpu.index(), page);
         self.cpu.clean_invalidate_to_poc(range_of(page.raw(), 1));
         // SAFETY: a page is wiped only while nobody uses what is in it, and the arena has all of its bytes.

@@ -47,6 +47,9 @@ pub struct Options {
     pub log_level: LogLevel,
     /// `freehold.self-test=…`: the fault that hyp is to commit.
     pub self_test: Option<SelfTest>,
+    /// `freehold.ghost=…`: of how many calls a hyp that compares itself with its specification compares one; 0 where
+    /// nothing is said.
+    pub ghost_one_in: u32,
     /// The words that are not ours, for the host kernel where it has no arguments of its own.
     pub remaining: String,
     /// Words that start like ours and are not known.
@@ -70,6 +73,8 @@ impl Options {
                 options.log_level = level;
             } else if let Some(test) = ours.strip_prefix("self-test=").and_then(SelfTest::from_name) {
                 options.self_test = Some(test);
+            } else if let Some(number) = ours.strip_prefix("ghost=").and_then(|number| number.parse().ok()) {
+                options.ghost_one_in = number;
             } else {
                 options.unknown.push(word.into());
             }

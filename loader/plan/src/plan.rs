@@ -148,7 +148,7 @@ impl<'a> Plan<'a> {
             version: boot::VERSION,
             log_level: LogLevel::default() as u32,
             self_test: 0,
-            reserved: 0,
+            ghost_one_in: 0,
             carve_out: self.carve_out.range(),
             image: self.carve_out.image,
             segments: Default::default(),

@@ -31,6 +31,28 @@ pub fn blind(names: &Names, territory: &Territory, random: &mut Random) -> Actio
     }
 }
 
+/// The action with one of its operands blind: what is nearly what would be done.
+pub(super) fn alter(action: Action, names: &Names, territory: &Territory, random: &mut Random) -> Action {
+    let mut blind = Blind { names, territory, random };
+    match action {
+        Action::Host(step) => {
+            let mut operands = step.operands().to_vec();
+            // There are devices that no one could take back.
+            if step.call() != HostCall::VmGrantDevice {
+                blind.alter_one(&mut operands, HostStep::kinds(step.call()));
+            }
+            Action::Host(HostStep::new(step.call(), operands).unwrap_or(step))
+        }
+        Action::Guest(mut step) => {
+            if let GuestAction::Call(function, operands) = &mut step.action {
+                blind.alter_one(operands, function.kinds());
+            }
+            Action::Guest(step)
+        }
+        other => other,
+    }
+}
+
 struct Blind<'a> {
     names: &'a Names,
     territory: &'a Territory,
@@ -96,6 +118,16 @@ impl Blind<'_> {
         Action::RawCall(number, [self.number(), self.number(), self.number(), 0, 0, 0, 0])
     }
 
+    /// Makes one of a call's operands blind; not the name that it gives.
+    fn alter_one(&mut self, operands: &mut [Operand], kinds: &[Kind]) {
+        let places: Vec<usize> = (0..kinds.len()).filter(|place| kinds.get(*place) != Some(&Kind::NewVm)).collect();
+        if let Some(place) = self.random.pick(&places)
+            && let (Some(operand), Some(kind)) = (operands.get_mut(place), kinds.get(place))
+        {
+            *operand = self.operand(*kind);
+        }
+    }
+
     fn operand(&mut self, kind: Kind) -> Operand {
         match kind {
             Kind::NewVm => Operand::NewVm(0),
@@ -156,9 +188,17 @@ impl Blind<'_> {
             let pages = &self.territory.pages;
             return PageName::Pool(pages.start + self.random.below((pages.end - pages.start).into()) as u32);
         }
-        match self.random.below(3) {
+        match self.random.below(4) {
             0 => PageName::Hyp(self.random.below(16) as u32),
             1 => self.safe_device(),
+            2 if !self.territory.objects.is_empty() => {
+                // The last of them is a run page, the first a VM's root.
+                PageName::Pool(if self.random.one_in(2) {
+                    self.territory.objects.end - 1
+                } else {
+                    self.territory.objects.start
+                })
+            }
             _ => PageName::Raw(self.number()),
         }
     }

@@ -22,7 +22,9 @@ use core::ops::Range;
 use ownership_spec::{Guest, Page, Specification, Vm};
 
 /// One choice in so many is blind.
-const BLIND: u64 = 5;
+const BLIND: u64 = 6;
+/// One of the others in so many is changed in one operand.
+const NEAR_MISSES: u64 = 12;
 /// Attempts to find something that is likely to be done.
 const ATTEMPTS: usize = 24;
 
@@ -89,7 +91,8 @@ pub fn choose(model: &Model, names: &Names, territory: &Territory, random: &mut 
     if !blindly {
         for _ in 0..ATTEMPTS {
             if let Some(action) = chooser.likely() {
-                return action;
+                let near = chooser.random.one_in(NEAR_MISSES);
+                return if near { blind::alter(action, names, territory, chooser.random) } else { action };
             }
         }
     }

@@ -53,6 +53,17 @@ fn what_may_be_left_out_is_not_written() {
     is_written_as("vm_share vm1 page 1 frame 1 rights raw 0", "0: vm_share vm1 page 1 frame 1 rights none");
 }
 
+/// The script that the crate's documentation shows.
+#[test]
+fn the_documented_script_reads() {
+    let text = include_str!("../../src/lib.rs");
+    let lines = text.lines().filter_map(|line| line.strip_prefix("//! "));
+    let shown: Vec<&str> =
+        lines.skip_while(|line| *line != "```text").skip(1).take_while(|line| *line != "```").collect();
+    let script = Script::parse(&shown.join("\n")).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((script.setup.vms.len(), script.steps.len()), (2, 7));
+}
+
 #[test]
 fn comments_and_empty_lines_say_nothing() {
     let plain = Script::parse("pages 8\nvm vm0 protected\n0: version").unwrap();

@@ -3,16 +3,19 @@
 //! A round is two requests of each CPU. Afterwards one CPU looks for the orders of all of them that explain every outcome;
 //! the states that these lead to are what the next round starts from.
 
+use super::journal::{Choices, Counts};
 use super::{Torture, stage};
 use crate::report;
 use crate::scenario::actor::Actor;
 use crate::scenario::machine;
 use abi::host::HostCall;
 use abi::{Error, PAGE_SHIFT, PhysAddr};
+use alloc::format;
 use alloc::vec::Vec;
 use call_script::choice::{Random, Territory, blind, undo};
 use call_script::model::{Company, Model, Observed, orders};
 use call_script::{Access, Action, Names, Outcome, Request, Status, VmNumber};
+use core::hash::Hasher;
 use core::sync::atomic::Ordering;
 use spin::Mutex;
 
@@ -28,6 +31,8 @@ struct Seat {
     actor: Option<Actor>,
     territory: Territory,
     random: Random,
+    counts: Counts,
+    choices: Choices,
     /// What it saw in this round.
     seen: Vec<Observed>,
     /// Rounds since its guest was stopped.
@@ -66,6 +71,8 @@ impl<'a> Contest<'a> {
                 actor: None,
                 territory: stage::contested(cpu, cpus),
                 random: random(cpu),
+                counts: Counts::new(),
+                choices: Choices::new(),
                 seen: Vec::new(),
                 stopped: 0,
             })
@@ -86,6 +93,15 @@ impl<'a> Contest<'a> {
     /// The most states that explained what was seen.
     pub fn most_explanations(&self) -> u64 {
         self.beliefs.lock().most
+    }
+
+    /// Adds up what came of each CPU's requests, and says what each chose.
+    pub fn sum_up(&self, counts: &mut Counts) {
+        for (cpu, seat) in self.seats.iter().enumerate() {
+            let seat = seat.lock();
+            counts.add(&seat.counts);
+            report::value(&format!("choices-in-company.{cpu}"), seat.choices.finish());
+        }
     }
 
     fn make_guest(&self, seat: &mut Seat, beliefs: &mut Beliefs) -> Result<(), Error> {
@@ -121,10 +137,12 @@ impl<'a> Contest<'a> {
     fn act(&self, index: usize, seat: &mut Seat, names: &Names) {
         for _ in 0..REQUESTS {
             let action = blind(names, &seat.territory, &mut seat.random);
+            seat.choices.add(&action);
             let action = stage::first_things_first(action, seat.actor.as_ref());
             let Ok(request) = names.resolve(&self.torture.places, &action) else { continue };
             let actor = seat.actor.as_mut().filter(|_| matches!(request, Request::Guest { .. }));
             let outcome = stage::perform(&self.torture.places, &request, actor);
+            seat.counts.count(&action, &outcome);
             self.torture.journals[index].lock().note(&action, &outcome);
             seat.seen.push(Observed { request, outcome });
         }

@@ -5,6 +5,7 @@ use abi::Error;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use call_script::{Access, Action, GuestAction, HostStep, Outcome, Status};
+use core::hash::{Hash, Hasher};
 
 /// Steps that are remembered.
 const REMEMBERED: usize = 40;
@@ -70,6 +71,34 @@ impl core::fmt::Display for End {
             End::Stopped => f.write_str("stopped"),
             End::NotRun(error) => write!(f, "not-run-{error:?}"),
             End::LeftOut => f.write_str("left-out"),
+        }
+    }
+}
+
+/// A number that stands for a row of choices: FNV-1a.
+#[derive(Clone, Copy)]
+pub struct Choices(u64);
+
+impl Choices {
+    /// No choice.
+    pub const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// The number for the choices so far and one more.
+    pub fn add(&mut self, action: &Action) {
+        action.hash(self);
+    }
+}
+
+impl Hasher for Choices {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
     }
 }

@@ -21,11 +21,13 @@ use crate::{expect, hypercall, interrupt, println, report, smp};
 use abi::Error;
 use abi::host::VmHandle;
 use abi::run::ExitReason;
+use alloc::format;
 use alloc::vec::Vec;
 use barrier::Barrier;
 use call_script::Places;
 use call_script::choice::Random;
 use contest::Contest;
+use core::hash::Hasher;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use journal::{Counts, Journal};
@@ -35,9 +37,9 @@ use worker::Worker;
 /// Seconds where nothing is said.
 const SECONDS: u64 = 20;
 /// Steps on its own that a CPU makes before all meet.
-const STEPS_APART: u64 = 256;
+const STEPS_APART: u64 = 128;
 /// Rounds that they fight when they meet.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 16;
 /// One step in so many the spinning guest gets the CPU.
 const SPINS: u64 = 4096;
 /// Ticks for which it spins before the rest begins.
@@ -149,7 +151,13 @@ impl Torture<'_> {
             self.work(index, &mut worker, &contest, deadline, calls_each);
         });
         let length = interrupt::microseconds() - begin;
-        self.counts.lock().report(length);
+        for (cpu, worker) in workers.iter().enumerate() {
+            report::value(&format!("choices-alone.{cpu}"), worker.lock().choices().finish());
+        }
+        let mut counts = self.counts.lock();
+        contest.sum_up(&mut counts);
+        counts.report(length);
+        drop(counts);
         report::value("rounds", contest.rounds());
         report::value("most-explanations", contest.most_explanations());
         report::check("outcomes-as-specified", !self.told.load(Ordering::Acquire), format_args!("see above"));

@@ -1,6 +1,6 @@
 //! What a CPU does on its own: every outcome is determined.
 
-use super::journal::Counts;
+use super::journal::{Choices, Counts};
 use super::{Torture, stage};
 use crate::report;
 use crate::scenario::actor::Actor;
@@ -26,6 +26,7 @@ pub struct Worker<'a> {
     actors: BTreeMap<VmNumber, Actor>,
     random: Random,
     counts: Counts,
+    choices: Choices,
     steps: u64,
 }
 
@@ -38,8 +39,18 @@ impl<'a> Worker<'a> {
         let model = Model::new(machine::specified(torture.context, &torture.places), torture.places);
         let territory = stage::own(cpu, &torture.places);
         let (names, actors) = (Names::default(), BTreeMap::new());
-        let mut worker =
-            Self { torture, cpu, territory, model, names, actors, random, counts: Counts::new(), steps: 0 };
+        let mut worker = Self {
+            torture,
+            cpu,
+            territory,
+            model,
+            names,
+            actors,
+            random,
+            counts: Counts::new(),
+            choices: Choices::new(),
+            steps: 0,
+        };
         for index in 0..stage::OWN_VMS.len() {
             worker.make_guest(index)?;
         }
@@ -73,11 +84,17 @@ impl<'a> Worker<'a> {
         &self.counts
     }
 
+    /// What it chose.
+    pub const fn choices(&self) -> Choices {
+        self.choices
+    }
+
     /// Chooses something and does it.
     pub fn step(&mut self) {
         let action = self
             .towards_an_end()
             .unwrap_or_else(|| choose(&self.model, &self.names, &self.territory, &mut self.random));
+        self.choices.add(&action);
         let actor = match &action {
             Action::Guest(step) => self.actors.get(&step.vm),
             _ => None,

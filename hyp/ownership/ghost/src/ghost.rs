@@ -75,13 +75,17 @@ impl Ghost {
         let Some(start) = self.begin(memory) else { return Ok(()) };
         let whole = translate::call(call);
         let part = part(&whole, start.machine(), self.settings.most_pages, self.compared);
-        let (call, is_part) = (part.clone().unwrap_or(whole), part.is_some());
+        let (call, is_part) = (part.clone().unwrap_or_else(|| whole.clone()), part.is_some());
         let mut scope = Scope::of(&call, start.machine());
         let before = match scope.look(frames, *memory, &start) {
             Ok(before) => before,
             Err(disagreement) => return Err(Box::new(Report::Before(call, disagreement))),
         };
         let mut expected = before.state.apply(&call);
+        // What the guest has offered is seen whole, so what the call does to that outside the part counts too.
+        for beside in part.iter().flat_map(|part| offered_beside(memory, &whole, part)) {
+            expected = expected.and_then(|(state, output)| Ok((state.apply(&beside)?.0, output)));
+        }
         if expected.is_ok() && is_busy(frames, memory, &call, &before.state) {
             expected = Err(Error::Busy);
         }
@@ -198,6 +202,27 @@ impl Ghost {
             .map(drop)
             .map_err(|wrong| Box::new(Report::Elsewhere(wrong)))
     }
+}
+
+/// For a call that takes pages from a guest, of which only a part is looked at: the same call for each page beside the part
+/// that the guest has offered to another.
+fn offered_beside<'a>(
+    memory: &'a LockedMemory<'_>,
+    whole: &'a SpecCall,
+    part: &'a SpecCall,
+) -> impl Iterator<Item = SpecCall> + 'a {
+    let pages = memory.guests.iter().flatten().flat_map(|guest| guest.offers().iter()).map(|offer| offer.page.first());
+    let names = |call: &SpecCall, page: Pfn| match *call {
+        SpecCall::Reclaim { first, count, .. } | SpecCall::ForceReclaim { first, count, .. } => {
+            page >= first && page.raw().saturating_sub(first.raw()) < count
+        }
+        _ => false,
+    };
+    pages.filter(move |page| names(whole, *page) && !names(part, *page)).filter_map(|first| match *whole {
+        SpecCall::Reclaim { vm, .. } => Some(SpecCall::Reclaim { vm, first, count: 1 }),
+        SpecCall::ForceReclaim { vm, .. } => Some(SpecCall::ForceReclaim { vm, first, count: 1 }),
+        _ => None,
+    })
 }
 
 /// True where a call that the specification allows is put off: it names the wrong borrower, since the one that there is has

@@ -18,8 +18,10 @@ mod ghost;
 mod guest;
 mod judge;
 mod mapped;
+mod page;
 mod report;
 mod scope;
+mod tables;
 mod translate;
 mod whole;
 

@@ -18,6 +18,7 @@
 //!    [`Limit`](abi::Error::Limit) where a count is full;
 //! 6. whether the frames are vacant: `WrongState`.
 #![no_std]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 extern crate alloc;
 

@@ -50,7 +50,7 @@ impl Ownership {
     /// Forgets an offer by which nobody borrows any more: the page is the guest's alone again.
     fn forget_offer(&self, owner: &mut GuestMemory, offer: &Offer) {
         let (slot, gfn) = (owner.slot(), offer.gfn);
-        self.ledger.set_run(&offer.page, PageState::Guest { slot, gfn, usage: GuestUse::Alone });
+        offer.page.set_run(PageState::Guest { slot, gfn, usage: GuestUse::Alone });
         owner.offers.forget(|other| other.number == offer.number);
     }
 
@@ -83,7 +83,7 @@ impl Ownership {
                 Ok(found)
             },
             |scene, found: GuestsPage| {
-                self.ledger.set_run(&found.page, found.state(GuestUse::Offered));
+                found.page.set_run(found.state(GuestUse::Offered));
                 scene.locks.guest.offers.add(found.page, gfn, receiver, rights)
             },
         )
@@ -133,7 +133,7 @@ impl Ownership {
                 let Scene { locks: TwoGuests { owner, borrower }, env, .. } = scene;
                 owner.offers.accept(offer.number, borrower.slot(), gfn);
                 let (slot, usage) = (owner.slot(), GuestUse::SharedWithGuest(borrower.slot()));
-                self.ledger.set_run(&offer.page, PageState::Guest { slot, gfn: offer.gfn, usage });
+                offer.page.set_run(PageState::Guest { slot, gfn: offer.gfn, usage });
                 let attributes = Stage2Attributes::memory().with_software(Software::Borrowed.bits());
                 borrower.map(env.environment(), frames, offer.page.bytes().start, rights.limit(attributes));
             },

@@ -7,8 +7,9 @@ use crate::annotation::{Absence, Holder};
 use crate::environment::Environment;
 use crate::guest_memory::Software;
 use crate::guest_memory::{GuestLock, GuestMemory};
-use crate::ledger::{Ledger, PageRange};
+use crate::ledger::Ledger;
 use crate::ownership::{HostMemory, Ownership, host_ipa};
+use crate::page_range::PageRange;
 use crate::reserve::ReservedFrames;
 use crate::state::{GuestUse, PageState, VmSlot};
 use abi::{Error, Gfn, PAGE_SIZE, Pfn, PhysRange};
@@ -41,7 +42,7 @@ impl GuestMemory {
         self.check_living(true)?;
         let address = self.page_at(env, frames)?;
         let page = ledger.pages(page_at(address), 1).ok_or(Error::NotMemory)?;
-        let state = ledger.states(&page).next().ok_or(Error::NotMemory)?;
+        let state = page.states().next().ok_or(Error::NotMemory)?;
         Ok((GuestsPage { frames, page, slot: self.slot(), gfn }, state))
     }
 
@@ -87,15 +88,15 @@ impl<E: Environment> Scene<'_, HostAndGuest<'_>, E> {
 
     /// Refuses where the guest's cache is too small to change the page's frame alone.
     fn check_frame(&self, found: &GuestsPage, software: Software) -> Result<(), Error> {
-        self.locks.guest.check_mapped(&self.env, found.frames, software, Error::NotMemory)
+        self.locks.guest.check_mapped(&self.env, found.frames, software, Error::NotMemory).map(drop)
     }
 
     /// Takes a page out of the guest and gives it to the host, wiped.
     fn give_back(&mut self, found: &GuestsPage) -> Pfn {
-        let Self { ownership, locks, env } = self;
+        let Self { locks, env, .. } = self;
         locks.guest.unmap(env.environment(), found.frames);
         wipe_all(env.environment(), &found.page);
-        ownership.ledger.set_run(&found.page, PageState::HOST_ALONE);
+        found.page.set_run(PageState::HOST_ALONE);
         locks.host.note_holder(env, found.page.bytes(), Holder::Host);
         found.page.first()
     }
@@ -116,7 +117,7 @@ impl Ownership {
             |locks| Call::GuestShareHost { slot: locks.guest.slot(), gfn },
             |scene| scene.find_own(gfn, GuestUse::Alone),
             |scene, found| {
-                self.ledger.set_run(&found.page, found.state(GuestUse::SharedWithHost));
+                found.page.set_run(found.state(GuestUse::SharedWithHost));
                 let data = Stage2Attributes { execute: Stage2Execute::None, ..Stage2Attributes::memory() };
                 scene.locks.host.borrow(&mut scene.env, found.page.bytes(), data);
             },
@@ -135,7 +136,7 @@ impl Ownership {
             |scene| scene.find_own(gfn, GuestUse::SharedWithHost),
             |scene, found| {
                 scene.locks.host.note_holder(&mut scene.env, found.page.bytes(), Holder::Guest(found.slot));
-                self.ledger.set_run(&found.page, found.state(GuestUse::Alone));
+                found.page.set_run(found.state(GuestUse::Alone));
             },
         )
     }
@@ -160,7 +161,7 @@ impl Ownership {
                 let Scene { locks, env, .. } = scene;
                 let lent = Absence::LentToHost(found.page.first());
                 locks.guest.make_absent(env.environment(), found.frames.start(), PAGE_SIZE, lent);
-                self.ledger.set_run(&found.page, found.state(GuestUse::LentToHost));
+                found.page.set_run(found.state(GuestUse::LentToHost));
                 locks.host.borrow(env, found.page.bytes(), Stage2Attributes::memory());
             },
         )

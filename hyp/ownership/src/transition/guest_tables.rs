@@ -10,7 +10,7 @@ use crate::reserve::missing_tables;
 use abi::{Error, Gfn, Ipa, PAGE_SIZE, PhysAddr};
 use core::ops::ControlFlow;
 use pgtable::geometry::{LAST_LEVEL, entry_size};
-use pgtable::{MapOptions, RawLeaf, Stage2Attributes, TableFrames};
+use pgtable::{MapOptions, PageEntry, RawLeaf, Stage2Attributes, TableFrames};
 
 /// What a guest gets of memory that was cleaned for it: its first accesses may be made with caches off.
 const FOR_GUESTS: MapOptions = MapOptions { force_pages: false, replace_annotations: false, synchronise_caches: true };
@@ -29,7 +29,18 @@ pub(super) struct Frames {
 }
 
 /// Proof that a guest has nothing at these frames, may get something there, and has the tables for it.
-pub(super) struct VacantFrames(Frames);
+pub(super) struct VacantFrames {
+    frames: Frames,
+    /// The descriptor, where it is a single page's.
+    entry: Option<PageEntry<Ipa>>,
+}
+
+/// Proof that a guest has something mapped at each of these frames, and the tables for taking it away.
+pub(super) struct MappedFrames {
+    frames: Frames,
+    /// The descriptor, where it is a single page's.
+    entry: Option<PageEntry<Ipa>>,
+}
 
 impl Frames {
     /// The first address.
@@ -59,18 +70,21 @@ impl GuestMemory {
 
     /// Refuses where the guest has a page in the range already, or where its cache has too few pages for the tables
     /// that it takes to map the range to memory from `output`.
+    #[inline]
     pub(super) fn check_vacant<E: TableFrames>(
         &self,
         env: &E,
         frames: Frames,
         output: PhysAddr,
     ) -> Result<VacantFrames, Error> {
-        if frames.size == PAGE_SIZE {
-            let leaf = self.stage2.find(env, frames.start).map_err(table_error)?;
-            if leaf.level == LAST_LEVEL && leaf.is_vacant() {
-                return Ok(VacantFrames(frames));
-            }
+        let entry = self.entry_of(env, frames).filter(|entry| entry.leaf().is_vacant());
+        if entry.is_none() {
+            self.check_vacant_range(env, frames, output)?;
         }
+        Ok(VacantFrames { frames, entry })
+    }
+
+    fn check_vacant_range<E: TableFrames>(&self, env: &E, frames: Frames, output: PhysAddr) -> Result<(), Error> {
         let mut tables = 0_u64;
         let outcome = self.stage2.visit_raw(env, frames.start, frames.size, |leaf| {
             if !leaf.is_vacant() {
@@ -86,13 +100,28 @@ impl GuestMemory {
         match outcome.map_err(table_error)? {
             ControlFlow::Break(()) => Err(Error::WrongState),
             ControlFlow::Continue(()) if tables > self.cache.count() => Err(Error::OutOfMemory),
-            ControlFlow::Continue(()) => Ok(VacantFrames(frames)),
+            ControlFlow::Continue(()) => Ok(()),
         }
     }
 
     /// Refuses where a page of the range is not mapped as `software` says, with `absent`, or where the cache has too few pages for the
     /// tables that it takes to change the range alone.
+    #[inline]
     pub(super) fn check_mapped<E: TableFrames>(
+        &self,
+        env: &E,
+        frames: Frames,
+        software: Software,
+        absent: Error,
+    ) -> Result<MappedFrames, Error> {
+        let entry = self.entry_of(env, frames).filter(|entry| entry.leaf().software() == Some(software.bits()));
+        if entry.is_none() {
+            self.check_mapped_range(env, frames, software, absent)?;
+        }
+        Ok(MappedFrames { frames, entry })
+    }
+
+    fn check_mapped_range<E: TableFrames>(
         &self,
         env: &E,
         frames: Frames,
@@ -112,6 +141,12 @@ impl GuestMemory {
         if missing as u64 > self.cache.count() { Err(Error::OutOfMemory) } else { Ok(()) }
     }
 
+    /// The descriptor of a single page, where a table of pages decides for it.
+    #[inline]
+    fn entry_of<E: TableFrames>(&self, env: &E, frames: Frames) -> Option<PageEntry<Ipa>> {
+        if frames.size == PAGE_SIZE { self.stage2.page_entry(env, frames.start) } else { None }
+    }
+
     /// Which memory the guest has at a frame, its own or borrowed.
     pub(super) fn page_at<E: TableFrames>(&self, env: &E, frames: Frames) -> Result<PhysAddr, Error> {
         let leaf = self.stage2.find(env, frames.start).map_err(table_error)?;
@@ -124,13 +159,20 @@ impl GuestMemory {
         }
     }
 
-    /// Calls `visitor` with each piece of memory that is mapped in the range: its address, and its size in bytes.
+    /// Calls `visitor` with each piece of memory that is mapped at the frames: its address, and its size in bytes.
     pub(super) fn for_each_piece<E: TableFrames>(
         &self,
         env: &mut E,
-        frames: Frames,
+        mapped: &MappedFrames,
         mut visitor: impl FnMut(&mut E, PhysAddr, u64),
     ) {
+        let frames = mapped.frames;
+        if let Some(leaf) = mapped.entry.as_ref().map(PageEntry::leaf) {
+            if let Some(output) = leaf.output_of(frames.start) {
+                visitor(env, output, frames.size);
+            }
+            return;
+        }
         let mut next = frames.start.raw();
         while next < frames.end() {
             let Ok(leaf) = self.stage2.find(env, Ipa::new(next)) else { return };
@@ -160,17 +202,22 @@ impl GuestMemory {
         self.map_with(env, frames, output, attributes, FOR_DEVICES);
     }
 
+    #[inline]
     fn map_with<E: Environment>(
         &mut self,
         env: &mut E,
-        VacantFrames(frames): VacantFrames,
+        VacantFrames { frames, entry }: VacantFrames,
         output: PhysAddr,
         attributes: Stage2Attributes,
         options: MapOptions,
     ) {
-        let mut env = CachedFrames::new(env, &mut self.cache);
-        let done = self.stage2.map(&mut env, frames.start, output, frames.size, attributes, options);
-        must_be_done(done);
+        must_be_done(match entry {
+            Some(entry) => self.stage2.map_entry(env, entry, output, attributes, options),
+            None => {
+                let mut env = CachedFrames::new(env, &mut self.cache);
+                self.stage2.map(&mut env, frames.start, output, frames.size, attributes, options)
+            }
+        });
         self.pages_held = self.pages_held.saturating_add(frames.size / PAGE_SIZE);
     }
 
@@ -193,6 +240,18 @@ impl GuestMemory {
     pub(super) fn unmap<E: Environment>(&mut self, env: &mut E, frames: Frames) {
         self.forget_range(env, frames.start, frames.size);
         self.pages_held = self.pages_held.saturating_sub(frames.size / PAGE_SIZE);
+    }
+
+    /// Unmaps what was found mapped.
+    pub(super) fn unmap_mapped<E: Environment>(&mut self, env: &mut E, mapped: MappedFrames) {
+        match mapped.entry {
+            Some(entry) => {
+                let mut env = CachedFrames::new(env, &mut self.cache);
+                must_be_done(self.stage2.unmap_entry(&mut env, entry));
+                self.pages_held = self.pages_held.saturating_sub(1);
+            }
+            None => self.unmap(env, mapped.frames),
+        }
     }
 
     /// Unmaps whole leaves, or a range for which there are enough cached pages.

@@ -1,14 +1,14 @@
 //! From the host to guests, and back where it is the host who takes or gives back.
 
-use super::guest_tables::{Frames, VacantFrames};
+use super::guest_tables::{MappedFrames, VacantFrames};
 use super::locks::HostAndGuest;
 use super::{Call, HostsAlone, Scene, page_at};
 use crate::annotation::Holder;
 use crate::environment::Environment;
 use crate::guest_memory::Software;
 use crate::guest_memory::{GuestLock, GuestMemory, Rights};
-use crate::ledger::{Ledger, PageRange};
 use crate::ownership::Ownership;
+use crate::page_range::PageRange;
 use crate::state::{GuestUse, MAX_COUNT, PageState};
 use abi::{Error, Gfn, PAGE_SIZE, Pfn, PhysAddr};
 use pgtable::{Stage2Attributes, Stage2Memory};
@@ -39,7 +39,7 @@ struct ToBeGiven {
 }
 
 /// Proof that the host may take what is at these frames out of a guest that borrows it.
-struct ToBeTaken(Frames);
+struct ToBeTaken(MappedFrames);
 
 /// Proof that the host has these pages on loan from the guest.
 struct ToBeReturned(PageRange);
@@ -50,7 +50,7 @@ impl<E: Environment> Scene<'_, HostAndGuest<'_>, E> {
         let pages = self.ownership.named_pages(first, count)?;
         let frames = self.locks.guest.named_frames(gfn, count)?;
         self.locks.guest.check_living(true)?;
-        let HostsAlone(pages) = self.ownership.ledger.check_hosts_alone(pages)?;
+        let HostsAlone(pages) = pages.check_hosts_alone()?;
         let frames = self.locks.guest.check_vacant(&self.env, frames, pages.bytes().start)?;
         self.env.reserve_for_host(&self.locks.host, &pages.bytes())?;
         Ok(ToBeGiven { pages, frames })
@@ -61,7 +61,7 @@ impl<E: Environment> Scene<'_, HostAndGuest<'_>, E> {
         let ToBeGiven { pages, frames } = given;
         let holder = Holder::Guest(self.locks.guest.slot());
         self.locks.host.note_holder(&mut self.env, pages.bytes(), holder);
-        self.ownership.ledger.set_run(&pages, first);
+        pages.set_run(first);
         let attributes = Stage2Attributes::memory().with_software(software.bits());
         self.locks.guest.map(self.env.environment(), frames, pages.bytes().start, attributes);
     }
@@ -70,13 +70,13 @@ impl<E: Environment> Scene<'_, HostAndGuest<'_>, E> {
     /// does. Where it fails, the host has all its rights still.
     fn restrict_those_alone(&mut self, pages: &PageRange) -> Result<(), Error> {
         let alone = |state| state == PageState::HOST_ALONE;
-        let Self { ownership: Ownership { ledger, .. }, locks, env } = self;
+        let Self { locks, env, .. } = self;
         let mut failed = None;
-        let all = ledger.try_each_run(pages, alone, |run| {
+        let all = pages.try_each_run(alone, |run| {
             locks.host.restrict(env.environment(), run.bytes()).inspect_err(|_| failed = Some(run))
         });
         if let Some(failed) = failed {
-            ledger.each_run(pages, alone, |run| {
+            pages.each_run(alone, |run| {
                 if run.first() < failed.first() {
                     locks.host.lift_restriction(env.environment(), run.bytes());
                 }
@@ -166,7 +166,7 @@ impl Ownership {
                     return Err(Error::VmGone);
                 }
                 let lender = scene.locks.guest.slot();
-                self.ledger.check(&pages, |state| match state {
+                pages.check(|state| match state {
                     PageState::Guest { slot, usage: GuestUse::LentToHost, .. } if slot == lender => Ok(()),
                     PageState::Guest { slot, .. } if slot == lender => Err(Error::WrongState),
                     _ => Err(Error::NotYours),
@@ -177,10 +177,10 @@ impl Ownership {
             |scene, ToBeReturned(pages)| {
                 let slot = scene.locks.guest.slot();
                 scene.locks.host.note_holder(&mut scene.env, pages.bytes(), Holder::Guest(slot));
-                for (index, state) in (0..).zip(self.ledger.states(&pages)) {
+                for (index, state) in (0..).zip(pages.states()) {
                     let PageState::Guest { gfn, .. } = state else { continue };
                     let page = pages.part(index, 1);
-                    self.ledger.set_run(&page, PageState::Guest { slot, gfn, usage: GuestUse::Alone });
+                    page.set_run(PageState::Guest { slot, gfn, usage: GuestUse::Alone });
                     scene.locks.guest.map_again(scene.env.environment(), gfn, page.bytes().start);
                 }
             },
@@ -214,7 +214,7 @@ impl Ownership {
                 let pages = self.named_pages(first, count)?;
                 let frames = scene.locks.guest.named_frames(gfn, count)?;
                 scene.locks.guest.check_living(false)?;
-                self.ledger.check(&pages, |state| check_shareable(state, restricted))?;
+                pages.check(|state| check_shareable(state, restricted))?;
                 let frames = scene.locks.guest.check_vacant(&scene.env, frames, pages.bytes().start)?;
                 if restricted {
                     scene.restrict_those_alone(&pages)?;
@@ -222,7 +222,7 @@ impl Ownership {
                 Ok(ToBeGiven { pages, frames })
             },
             |scene, ToBeGiven { pages, frames }| {
-                self.ledger.change_each(&pages, |state| match state {
+                pages.change_each(|state| match state {
                     PageState::Host { hyp_borrows, pins, guest_mappings, .. } => {
                         let guest_mappings = guest_mappings.saturating_add(1);
                         PageState::Host { hyp_borrows, restricted, pins, guest_mappings }
@@ -255,20 +255,21 @@ impl Ownership {
             |scene| {
                 let frames = scene.locks.guest.named_frames(gfn, count)?;
                 scene.locks.guest.check_kind(false)?;
-                scene.locks.guest.check_mapped(&scene.env, frames, Software::Borrowed, Error::WrongState)?;
-                Ok(ToBeTaken(frames))
+                let guest = &scene.locks.guest;
+                let mapped = guest.check_mapped(&scene.env, frames, Software::Borrowed, Error::WrongState)?;
+                Ok(ToBeTaken(mapped))
             },
-            |scene, ToBeTaken(frames)| {
+            |scene, ToBeTaken(mapped)| {
                 let Scene { locks, env, .. } = scene;
                 let HostAndGuest { host, guest } = locks;
-                guest.for_each_piece(env, frames, |env, address, size| {
+                guest.for_each_piece(env, &mapped, |env, address, size| {
                     if let Some(pages) = self.piece(address, size) {
                         let lift = |run: PageRange| host.lift_restriction(env.environment(), run.bytes());
-                        self.ledger.each_run(&pages, loses_its_restriction, lift);
-                        drop_mapping(&self.ledger, &pages);
+                        pages.each_run(loses_its_restriction, lift);
+                        drop_mapping(&pages);
                     }
                 });
-                guest.unmap(env.environment(), frames);
+                guest.unmap_mapped(env.environment(), mapped);
             },
         )
     }
@@ -301,8 +302,8 @@ const fn loses_its_restriction(state: PageState) -> bool {
 }
 
 /// Counts one mapping less of each page of the host's.
-fn drop_mapping(ledger: &Ledger, pages: &PageRange) {
-    ledger.change_each(pages, |state| match state {
+fn drop_mapping(pages: &PageRange) {
+    pages.change_each(|state| match state {
         PageState::Host { hyp_borrows, restricted, pins, guest_mappings } => {
             let guest_mappings = guest_mappings.saturating_sub(1);
             let restricted = restricted && guest_mappings != 0;

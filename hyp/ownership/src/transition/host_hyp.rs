@@ -4,8 +4,8 @@ use super::locks::HostAndHyp;
 use super::{Call, HostsAlone, Scene, must_be_done, wipe_all};
 use crate::annotation::Holder;
 use crate::environment::Environment;
-use crate::ledger::PageRange;
 use crate::ownership::{HostMemory, Ownership, host_ipa, table_error};
+use crate::page_range::PageRange;
 use crate::state::PageState;
 use abi::{Error, Pfn, PhysRange, VirtAddr};
 use pgtable::{El2Attributes, MapOptions, Stage2Attributes, Stage2Execute};
@@ -82,7 +82,7 @@ impl Ownership {
             HostAndHyp::lock(self),
             |_| Call::HostShareHyp { first, count, restricted },
             |scene| {
-                let alone = self.ledger.check_hosts_alone(self.named_pages(first, count)?)?;
+                let alone = self.named_pages(first, count)?.check_hosts_alone()?;
                 let mapped = scene.map(alone)?;
                 if restricted {
                     let Scene { locks, env, .. } = scene;
@@ -93,7 +93,7 @@ impl Ownership {
             },
             |_, MappedByHyp(pages)| {
                 let shared = PageState::Host { hyp_borrows: true, restricted, pins: 0, guest_mappings: 0 };
-                self.ledger.set_run(&pages, shared);
+                pages.set_run(shared);
             },
         )
     }
@@ -110,7 +110,7 @@ impl Ownership {
             |_| Call::HostUnshareHyp { first, count },
             |_| {
                 let pages = self.named_pages(first, count)?;
-                self.ledger.check(&pages, |state| match state {
+                pages.check(|state| match state {
                     PageState::Host { hyp_borrows: true, pins: 0, .. } => Ok(()),
                     PageState::Host { pins: 0, .. } | PageState::LentToGuest { .. } => Err(Error::WrongState),
                     PageState::Host { .. } => Err(Error::Busy),
@@ -122,8 +122,8 @@ impl Ownership {
                 scene.unmap_range(pages.bytes());
                 let Scene { locks, env, .. } = scene;
                 let lift = |run: PageRange| locks.host.lift_restriction(env.environment(), run.bytes());
-                self.ledger.each_run(&pages, is_restricted, lift);
-                self.ledger.set_run(&pages, PageState::HOST_ALONE);
+                pages.each_run(is_restricted, lift);
+                pages.set_run(PageState::HOST_ALONE);
             },
         )
     }
@@ -139,13 +139,13 @@ impl Ownership {
             HostAndHyp::lock(self),
             |_| Call::HostDonateHyp { first, count },
             |scene| {
-                let alone = self.ledger.check_hosts_alone(self.named_pages(first, count)?)?;
+                let alone = self.named_pages(first, count)?.check_hosts_alone()?;
                 scene.env.reserve_for_host(&scene.locks.host, &alone.0.bytes())?;
                 scene.map(alone)
             },
             |scene, MappedByHyp(pages)| {
                 scene.locks.host.note_holder(&mut scene.env, pages.bytes(), Holder::Hyp);
-                self.ledger.set_run(&pages, PageState::Hyp);
+                pages.set_run(PageState::Hyp);
             },
         )
     }
@@ -165,7 +165,7 @@ impl Ownership {
                 if pages.bytes().overlaps(&self.carve_out()) {
                     return Err(Error::NotYours);
                 }
-                self.ledger.check(&pages, |state| match state {
+                pages.check(|state| match state {
                     PageState::Hyp => Ok(()),
                     _ => Err(Error::NotYours),
                 })?;
@@ -175,7 +175,7 @@ impl Ownership {
             |scene, TakenFromHyp(pages)| {
                 scene.unmap_range(pages.bytes());
                 wipe_all(scene.env.environment(), &pages);
-                self.ledger.set_run(&pages, PageState::HOST_ALONE);
+                pages.set_run(PageState::HOST_ALONE);
                 scene.locks.host.note_holder(&mut scene.env, pages.bytes(), Holder::Host);
             },
         )

@@ -20,8 +20,8 @@ pub use locks::LockedMemory;
 
 use crate::annotation::Holder;
 use crate::environment::Environment;
-use crate::ledger::{Ledger, PageRange};
 use crate::ownership::{HostMemory, Ownership, host_ipa, table_error};
+use crate::page_range::PageRange;
 use crate::reserve::{ReservedFrames, missing_tables};
 use crate::state::PageState;
 use abi::host::MAX_PAGES_PER_CALL;
@@ -89,48 +89,47 @@ fn check_numbers(first: u64, count: u64, limit: u64) -> Result<(), Error> {
     if count == 0 || count > MAX_PAGES_PER_CALL || end > limit { Err(Error::BadRange) } else { Ok(()) }
 }
 
-impl Ledger {
-    /// Looks at every page of a range; the first refusal counts.
-    fn check(&self, pages: &PageRange, check: impl Fn(PageState) -> Result<(), Error>) -> Result<(), Error> {
-        self.states(pages).try_for_each(check)
+impl PageRange {
+    /// Looks at every page; the first refusal counts.
+    fn check(&self, check: impl Fn(PageState) -> Result<(), Error>) -> Result<(), Error> {
+        self.states().try_for_each(check)
     }
 
     /// Refuses unless the host owns every page and nobody else uses it.
-    fn check_hosts_alone(&self, pages: PageRange) -> Result<HostsAlone, Error> {
-        if self.all_are(&pages, PageState::HOST_ALONE) {
-            return Ok(HostsAlone(pages));
+    fn check_hosts_alone(self) -> Result<HostsAlone, Error> {
+        if self.all_are(PageState::HOST_ALONE) {
+            return Ok(HostsAlone(self));
         }
-        self.check(&pages, |state| match state {
+        self.check(|state| match state {
             PageState::HOST_ALONE => Ok(()),
             PageState::Host { pins: 0, .. } | PageState::LentToGuest { .. } => Err(Error::WrongState),
             PageState::Host { .. } => Err(Error::Busy),
             PageState::Hyp | PageState::Guest { .. } => Err(Error::NotYours),
         })?;
-        Ok(HostsAlone(pages))
+        Ok(HostsAlone(self))
     }
 
     /// Calls `visit` with each run of pages for which `holds` says so, until it refuses.
     fn try_each_run(
         &self,
-        pages: &PageRange,
         holds: impl Fn(PageState) -> bool,
         mut visit: impl FnMut(PageRange) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut run = 0_u64;
-        for (index, state) in (0..).zip(self.states(pages)) {
+        for (index, state) in (0..).zip(self.states()) {
             if holds(state) {
                 run = run.saturating_add(1);
             } else if run != 0 {
-                visit(pages.part(index - run, run))?;
+                visit(self.part(index - run, run))?;
                 run = 0;
             }
         }
-        if run != 0 { visit(pages.part(pages.count() - run, run)) } else { Ok(()) }
+        if run != 0 { visit(self.part(self.count() - run, run)) } else { Ok(()) }
     }
 
     /// Calls `visit` with each run of pages for which `holds` says so.
-    fn each_run(&self, pages: &PageRange, holds: impl Fn(PageState) -> bool, mut visit: impl FnMut(PageRange)) {
-        let never_refused = self.try_each_run(pages, holds, |run| {
+    fn each_run(&self, holds: impl Fn(PageState) -> bool, mut visit: impl FnMut(PageRange)) {
+        let never_refused = self.try_each_run(holds, |run| {
             visit(run);
             Ok(())
         });

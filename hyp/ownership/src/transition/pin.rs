@@ -41,7 +41,7 @@ impl Ownership {
             |_| call,
             |_| {
                 let pages = self.named_pages(page, 1)?;
-                match self.ledger.states(&pages).next() {
+                match pages.states().next() {
                     Some(PageState::Host { hyp_borrows: true, restricted, pins, guest_mappings }) => {
                         let pins = change(pins)?;
                         Ok((pages, PageState::Host { hyp_borrows: true, restricted, pins, guest_mappings }))
@@ -50,7 +50,7 @@ impl Ownership {
                     _ => Err(Error::NotYours),
                 }
             },
-            |_, (pages, state)| self.ledger.set_run(&pages, state),
+            |_, (pages, state)| pages.set_run(state),
         )
     }
 }

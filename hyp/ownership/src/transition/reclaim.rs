@@ -6,8 +6,8 @@ use super::{Call, Scene, wipe_all};
 use crate::annotation::{Absence, Holder};
 use crate::environment::Environment;
 use crate::guest_memory::{GuestLock, GuestMemory};
-use crate::ledger::{Ledger, PageRange};
 use crate::ownership::{Ownership, table_error};
+use crate::page_range::PageRange;
 use crate::reserve::missing_tables;
 use crate::state::{GuestUse, PageState, VmSlot};
 use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn};
@@ -36,9 +36,9 @@ const fn frame_of(state: PageState) -> Option<Gfn> {
 }
 
 /// Calls `visit` with the address and size of each run of frames that follow each other as the pages do.
-fn for_each_run(ledger: &Ledger, pages: &PageRange, mut visit: impl FnMut(Ipa, u64)) {
+fn for_each_run(pages: &PageRange, mut visit: impl FnMut(Ipa, u64)) {
     let mut run = 0..0_u64;
-    for ipa in ledger.states(pages).filter_map(frame_of).filter_map(Gfn::checked_address) {
+    for ipa in pages.states().filter_map(frame_of).filter_map(Gfn::checked_address) {
         if ipa.raw() == run.end && !run.is_empty() {
             run.end = run.end.saturating_add(PAGE_SIZE);
         } else {
@@ -75,7 +75,7 @@ impl Ownership {
             },
             |scene, taken| {
                 let Scene { locks, env, .. } = scene;
-                locks.guest.unmap_dying(env.environment(), &self.ledger, &taken.0);
+                locks.guest.unmap_dying(env.environment(), &taken.0);
                 scene.take(taken);
             },
         )
@@ -102,12 +102,12 @@ impl Ownership {
                 let pages = self.named_pages(first, count)?;
                 scene.locks.guest.check_living(true)?;
                 let taken = scene.check_taking(pages)?;
-                scene.locks.guest.check_splitting(&scene.env, &self.ledger, &taken.0)?;
+                scene.locks.guest.check_splitting(&scene.env, &taken.0)?;
                 Ok(taken)
             },
             |scene, taken| {
                 let Scene { locks, env, .. } = scene;
-                for_each_run(&self.ledger, &taken.0, |start, size| {
+                for_each_run(&taken.0, |start, size| {
                     locks.guest.make_absent(env.environment(), start, size, Absence::Poisoned);
                 });
                 scene.take(taken);
@@ -159,19 +159,19 @@ impl Ownership {
 impl<E: Environment> Scene<'_, HostAndGuest<'_>, E> {
     fn check_taking(&mut self, pages: PageRange) -> Result<ToBeTaken, Error> {
         let from = self.locks.guest.slot();
-        self.ownership.ledger.check(&pages, |state| check_taking(state, from))?;
+        pages.check(|state| check_taking(state, from))?;
         self.env.reserve_for_host(&self.locks.host, &pages.bytes())?;
         Ok(ToBeTaken(pages))
     }
 
     /// Gives pages to the host that the guest cannot reach any more, wiped.
     fn take(&mut self, ToBeTaken(pages): ToBeTaken) {
-        let Self { ownership, locks: HostAndGuest { host, guest }, env } = self;
+        let Self { locks: HostAndGuest { host, guest }, env, .. } = self;
         // What the guest shared with the host, or lent it, goes too, before it is wiped.
         host.note_holder(env, pages.bytes(), Holder::Guest(guest.slot()));
         wipe_all(env.environment(), &pages);
         guest.offers.forget(|offer| pages.contains(offer.page.first()));
-        ownership.ledger.set_run(&pages, PageState::HOST_ALONE);
+        pages.set_run(PageState::HOST_ALONE);
         host.note_holder(env, pages.bytes(), Holder::Host);
         guest.pages_held = guest.pages_held.saturating_sub(pages.count());
     }
@@ -180,9 +180,9 @@ impl<E: Environment> Scene<'_, HostAndGuest<'_>, E> {
 impl GuestMemory {
     /// Unmaps pages from their dying owner, with the whole of every leaf that they are in: the guest does not run any
     /// more, and so no block has to be split. Leaves that follow each other go together.
-    fn unmap_dying<E: Environment>(&mut self, env: &mut E, ledger: &Ledger, pages: &PageRange) {
+    fn unmap_dying<E: Environment>(&mut self, env: &mut E, pages: &PageRange) {
         let mut run = 0..0_u64;
-        for ipa in ledger.states(pages).filter_map(frame_of).filter_map(Gfn::checked_address) {
+        for ipa in pages.states().filter_map(frame_of).filter_map(Gfn::checked_address) {
             if run.contains(&ipa.raw()) {
                 continue;
             }
@@ -209,7 +209,7 @@ impl GuestMemory {
 
     /// Refuses where the cache may be too small for the tables that it takes to change the frames of these pages alone. A
     /// block of 2 MiB that is cut in several places counts once, if they come one after the other.
-    fn check_splitting<F: TableFrames>(&self, env: &F, ledger: &Ledger, pages: &PageRange) -> Result<(), Error> {
+    fn check_splitting<F: TableFrames>(&self, env: &F, pages: &PageRange) -> Result<(), Error> {
         let mut tables = 0_usize;
         let mut last_cut: Option<Ipa> = None;
         let mut count = |start: u64, end: u64| {
@@ -228,7 +228,7 @@ impl GuestMemory {
             Ok(())
         };
         let mut outcome = Ok(());
-        for_each_run(ledger, pages, |start, size| {
+        for_each_run(pages, |start, size| {
             if outcome.is_ok() {
                 outcome = count(start.raw(), start.raw().saturating_add(size));
             }

@@ -182,7 +182,7 @@ impl Code {
         for (number, code) in pages.iter_mut().take(domain.pages).enumerate() {
             *code = PageCode::of(domain, &state.page(domain.page(number))?)?;
         }
-        let device = state.device(domain.device)?;
+        let device = state.device(domain.device).filter(|device| domain.grants || *device == Device::HOSTS)?;
         let at = match device.at {
             Some(gfn) => domain.number_of(gfn)? as Number + 1,
             None => 0,

@@ -143,6 +143,40 @@ impl Subject {
     }
 }
 
+/// The kinds of pages that a guest has at a frame as its own: those that a guest owns.
+const OWN: &[Kind] = &[
+    Kind::GuestsAlone,
+    Kind::Offered,
+    Kind::SharedWithHost,
+    Kind::LentToHost,
+    Kind::SharedWithGuest,
+    Kind::SharedWithDyingGuest,
+    Kind::DyingAlone,
+    Kind::DyingOffered,
+    Kind::DyingSharedWithHost,
+    Kind::DyingLentToHost,
+    Kind::DyingSharedWithGuest,
+];
+
+/// Those that it has at a frame and borrows: those that the host or another guest lets a guest use.
+const BORROWED: &[Kind] = &[
+    Kind::Mapped,
+    Kind::MappedRestricted,
+    Kind::LentToGuest,
+    Kind::LentToDyingGuest,
+    Kind::SharedWithGuest,
+    Kind::SharedWithDyingGuest,
+    Kind::DyingSharedWithGuest,
+];
+
+/// Those that an offer can be of: it waits, or a guest borrows the page by it.
+const OFFERED: &[Kind] =
+    &[Kind::Offered, Kind::SharedWithGuest, Kind::SharedWithDyingGuest, Kind::DyingOffered, Kind::DyingSharedWithGuest];
+
+/// Where a page may be met, and the kinds of pages that are. No other pair of call and kind can be reached.
+const PLACES: [(fn(Kind) -> Subject, &[Kind]); 4] =
+    [(Subject::Page, Kind::ALL), (Subject::Own, OWN), (Subject::Borrowed, BORROWED), (Subject::Offer, OFFERED)];
+
 /// A column: a call, and one of its operands.
 type Column = (&'static str, View);
 /// How a call went, and how often.
@@ -244,24 +278,33 @@ impl Coverage {
     }
 
     /// The pairs of call and subject that there could have been, and were not.
-    pub fn missing(&self) -> Vec<String> {
+    pub fn missing(&self) -> Vec<(&'static str, Subject)> {
         let columns: BTreeSet<Column> = self.made.keys().map(|(column, _)| *column).collect();
-        let never_called = Call::NAMES.iter().filter(|name| !columns.iter().any(|(called, _)| called == *name));
-        let mut missing: Vec<String> = never_called.map(|name| format!("{name}: never")).collect();
-        for (name, view) in columns {
-            let suits =
-                |subject: &&Subject| subject.view() == view && !self.made.contains_key(&((name, view), **subject));
-            missing.extend(self.there.iter().filter(suits).map(|subject| format!("{name}: {subject}")));
-        }
-        missing
+        let pairs = columns.into_iter().flat_map(|(name, view)| {
+            let suits = move |subject: &&Subject| subject.view() == view;
+            self.there.iter().filter(suits).map(move |subject| ((name, view), *subject))
+        });
+        pairs.filter(|pair| !self.made.contains_key(pair)).map(|((name, _), subject)| (name, subject)).collect()
     }
 
-    /// The kinds of pages that were never seen: by number, at a guest's frame, its own and borrowed, and as an offer.
-    pub fn never(&self) -> [Vec<Kind>; 4] {
-        [Subject::Page, Subject::Own, Subject::Borrowed, Subject::Offer].map(|subject| {
-            let unseen = |kind: &Kind| !self.there.contains(&subject(*kind));
-            Kind::ALL.iter().copied().filter(unseen).collect()
-        })
+    /// Passes where every kind of page was seen wherever it can be.
+    ///
+    /// # Panics
+    /// Where one was not, or was where it cannot be.
+    pub fn assert_all_kinds_seen(&self) {
+        for (subject, expected) in PLACES {
+            let seen = |kind: &Kind| self.there.contains(&subject(*kind));
+            let seen: Vec<_> = Kind::ALL.iter().copied().filter(seen).collect();
+            assert_eq!(seen, expected, "seen as {}", subject(Kind::GuestsAlone));
+        }
+    }
+
+    /// The calls that were never done.
+    pub fn never_done(&self) -> Vec<&'static str> {
+        let done = |name: &&str| {
+            self.made.iter().any(|(((called, _), _), results)| called == name && results.contains_key(&None))
+        };
+        Call::NAMES.iter().copied().filter(|name| !done(name)).collect()
     }
 
     /// How many pairs there are.

@@ -59,15 +59,15 @@ impl Wipe for TestCpu {
 
 impl Witness for TestCpu {
     fn before(&mut self, memory: &LockedMemory<'_>, call: &Call) {
-        pass(self.ghost.before(&self.cpu, memory, call));
+        pass(self.ghost.before(&self.cpu.machine().freeze(), memory, call));
     }
 
     fn after(&mut self, memory: &LockedMemory<'_>, _call: &Call, result: Result<(), Error>) {
-        pass(self.ghost.after(&self.cpu, memory, result));
+        pass(self.ghost.after(&self.cpu.machine().freeze(), memory, result));
     }
 
     fn fault(&mut self, memory: &LockedMemory<'_>, ipa: Ipa, access: Access, fault: HostFault) {
-        pass(self.ghost.fault(&self.cpu, memory, ipa, access, fault, false));
+        pass(self.ghost.fault(&self.cpu.machine().freeze(), memory, ipa, access, fault, false));
     }
 }
 

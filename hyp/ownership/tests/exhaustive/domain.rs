@@ -42,6 +42,8 @@ pub struct Domain {
     pub pages: usize,
     /// The page of a device.
     pub device: Pfn,
+    /// The device changes hands. If not, it stays the host's.
+    pub grants: bool,
     /// How many frames a guest uses: the last that there are.
     pub frames: usize,
     /// Frames below this one exist.

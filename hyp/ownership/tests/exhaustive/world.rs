@@ -28,8 +28,9 @@ pub fn range_of(first: u64, count: u64) -> PhysRange {
     PhysRange::from_size(PhysAddr::new(first << 12), count << 12).unwrap()
 }
 
-/// The bounds of a search of this machine.
-pub fn domain(protected: [bool; 2], pages: usize, frames: usize, rights: usize, strangers: bool) -> Domain {
+/// The bounds of a search of this machine: so many pages and frames of each VM, and as many kinds of rights. `more`: VMs
+/// that are not there are offered something, and the device changes hands.
+pub fn domain(protected: [bool; 2], pages: usize, frames: usize, rights: usize, more: bool) -> Domain {
     let range = |first, end| Pfn::new(first)..Pfn::new(end);
     let carve_out = RAM + pages as u64;
     let end = carve_out + CARVE_OUT_PAGES + SLOTS.len() as u64 * GUEST_PAGES;
@@ -39,11 +40,12 @@ pub fn domain(protected: [bool; 2], pages: usize, frames: usize, rights: usize, 
         first_page: Pfn::new(RAM),
         pages,
         device: Pfn::new(RAM - 1),
+        grants: more,
         frames,
         gfn_limit: 1 << (IPA_BITS - 12),
         protected,
         rights: &ALL_RIGHTS[..rights],
-        strangers: if strangers { STRANGERS } else { &[] },
+        strangers: if more { STRANGERS } else { &[] },
         pins: 2,
         life: true,
     }
@@ -207,7 +209,7 @@ impl<'d> World<'d> {
     /// Compares all of the implementation with the specification, and asks the machine whether all was done by the book.
     pub fn compare(&self, when: &str) {
         let guests = self.guests.iter().flatten();
-        let seen = ownership_ghost::abstraction(&self.cpu, &self.ownership, guests);
+        let seen = ownership_ghost::abstraction(&self.machine.freeze(), &self.ownership, guests);
         let seen = seen.unwrap_or_else(|disagreement| panic!("{when}: {disagreement}"));
         if let Some(difference) = seen.difference(&self.specification) {
             panic!("{when}: {difference}");

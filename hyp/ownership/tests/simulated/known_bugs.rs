@@ -118,3 +118,129 @@ fn donated_pages_were_lost_when_a_vm_ended() {
     world.done(host_share_guest(SECOND, LOW + 600, 0x1ff, 3));
     world.tear_down();
 }
+
+#[test]
+fn a_device_was_given_where_memory_was_meant() {
+    let mut world = World::with_two_guests();
+    world.done(host_grant_device(FIRST, DEVICE, 0x200, 1));
+    for first in [DEVICE, DEVICE + 1] {
+        for call in calls_for_pages_of_the_hosts(first, 1) {
+            world.refused(call, Error::NotMemory);
+        }
+        world.refused(force_reclaim(FIRST, first, 1), Error::NotMemory);
+        world.refused(host_return_guest(FIRST, first, 1), Error::NotMemory);
+    }
+    // And memory where a device was meant.
+    world.refused(host_grant_device(FIRST, LOW, 0x300, 1), Error::BadRange);
+    world.refused(host_donate_device_hyp(LOW, 1), Error::BadRange);
+    world.tear_down();
+}
+
+#[test]
+fn the_hosts_root_table_was_counted_wrong() {
+    let mut world = World::with_guests(&[true], 4);
+    let host_root = world.machine.cpu(0).vttbr() >> 12 & 0xf_ffff_ffff;
+    let frames = world.machine.allocated_frames();
+    for page in [LOW, HIGH, DEVICE] {
+        for _ in 0..3 {
+            // What makes tables below the root, and empties them again.
+            world.done(host_fault(page, Access::Read));
+            match page {
+                DEVICE => {
+                    world.done(host_donate_device_hyp(page, 1));
+                    world.done(hyp_donate_device_host(page, 1));
+                }
+                _ => {
+                    world.done(host_donate_guest(FIRST, page, 0, 1));
+                    world.done(guest_relinquish(FIRST, 0));
+                }
+            }
+        }
+    }
+    assert_eq!(world.ownership.state(Pfn::new(host_root)), Some(ownership::PageState::Hyp));
+    world.refused(hyp_donate_host(host_root, 1), Error::NotYours);
+    world.done(host_fault(LOW + 1, Access::Write));
+    // Three of the host's tables and hyp's of the device, each made once, however often they came and went.
+    let more = world.machine.allocated_frames() - frames;
+    assert!(more <= 10, "{more} frames are out");
+    world.tear_down();
+}
+
+#[test]
+fn a_refused_top_up_leaked_the_pages_before_the_bad_one() {
+    let mut world = World::with_guests(&[true], 4);
+    world.done(host_share_hyp(LOW + 3, 1));
+    world.refused(Step::TopUp { vm: FIRST, first: LOW, count: 4 }, Error::WrongState);
+    assert_eq!(world.memory(FIRST).lock().cached_pages(), 4);
+    world.done(Step::TopUp { vm: FIRST, first: LOW, count: 3 });
+    assert_eq!(world.memory(FIRST).lock().cached_pages(), 7);
+    world.tear_down();
+}
+
+#[test]
+fn a_freed_page_was_not_as_it_came() {
+    let mut world = World::with_guests(&[true], 4);
+    world.done(host_donate_guest(FIRST, LOW, 0x200, 512));
+    let cached = world.memory(FIRST).lock().cached_pages();
+    for _ in 0..4 {
+        // A table is split off a block, goes back to the cache with what was in it, and is used anew elsewhere.
+        world.done(host_donate_guest(FIRST, HIGH, 0x4_0000, 1));
+        world.done(guest_relinquish(FIRST, 0x4_0000));
+        assert_eq!(world.memory(FIRST).lock().cached_pages(), cached);
+    }
+    world.tear_down();
+}
+
+#[test]
+fn two_cpus_gave_pages_back_at_once() {
+    let mut world = World::with_guests(&[true, true], 8);
+    let frames = world.machine.allocated_frames();
+    let give_and_take = |number: usize, vm: ownership_spec::Vm, first: u64| {
+        let (mut cpu, guest) = (world.cpu.other(number), world.memory(vm));
+        for round in 0..40 {
+            let gfn = abi::Gfn::new(0x200 << (round % 3));
+            world.ownership.host_donate_guest(&mut cpu, guest, Pfn::new(first), gfn, 1).unwrap();
+            assert_eq!(world.ownership.guest_relinquish(&mut cpu, guest, gfn), Ok(Pfn::new(first)));
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| give_and_take(1, SECOND, HIGH));
+        give_and_take(0, FIRST, LOW);
+    });
+    for vm in [FIRST, SECOND] {
+        assert_eq!(world.memory(vm).lock().cached_pages(), 8, "every page of a table came back");
+    }
+    world.machine.assert_clean();
+    world.done(host_donate_guest(FIRST, LOW, 0x200, 1));
+    world.done(guest_relinquish(FIRST, 0x200));
+    let more = world.machine.allocated_frames() - frames;
+    assert!(more <= 4, "{more} frames of the host's tables are out");
+    world.tear_down();
+}
+
+#[test]
+fn a_fault_of_the_host_raced_with_a_donation_of_the_page() {
+    let mut world = World::with_guests(&[true], 8);
+    let barrier = std::sync::Barrier::new(2);
+    let page = Pfn::new(LOW + 3);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut cpu = world.cpu.other(1);
+            for _ in 0..100 {
+                barrier.wait();
+                // It may come before or after: it never stops hyp, and never maps a page that is gone.
+                let _ = world.host_access(&mut cpu, page, Access::Write);
+            }
+        });
+        let (mut cpu, guest, gfn) = (world.cpu.clone(), world.memory(FIRST), abi::Gfn::new(0x200));
+        for _ in 0..100 {
+            barrier.wait();
+            world.ownership.host_donate_guest(&mut cpu, guest, page, gfn, 1).unwrap();
+            assert!(world.reached_by_host(page.raw()).is_empty());
+            world.ownership.guest_relinquish(&mut cpu, guest, gfn).unwrap();
+        }
+    });
+    world.machine.assert_clean();
+    world.done(host_fault(page.raw(), Access::Write));
+    world.tear_down();
+}

@@ -1,6 +1,7 @@
 //! The transitions over a simulated machine: real tables, hostile TLBs, and the specification beside them. Each call is
 //! compared with the specification, and each step judged by the machine.
 
+mod abstraction;
 mod beside;
 mod blocks;
 mod common;

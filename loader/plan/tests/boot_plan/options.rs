@@ -34,6 +34,14 @@ fn a_self_test_is_asked_for_by_name() {
 }
 
 #[test]
+fn how_often_hyp_compares_itself_is_a_number() {
+    assert_eq!(Options::parse("").ghost_one_in, 0);
+    assert_eq!(Options::parse("freehold.ghost=16").ghost_one_in, 16);
+    let options = Options::parse("freehold.ghost=often freehold.ghost=4294967296 freehold.ghost=-1");
+    assert_eq!((options.ghost_one_in, options.unknown.len()), (0, 3));
+}
+
+#[test]
 fn other_words_are_the_hosts_as_they_stand() {
     let options =
         Options::parse("  console=ttyAMA0  freehold.log=off\tdyndbg=\"file a.c +p ; freehold.log=trace\" quiet ");
