@@ -15,8 +15,8 @@ use monitor::vcpu::VcpuState;
 use monitor::vm::VmPower;
 use ownership_spec::{Frame, Guest, Specification};
 use simulation::{
-    CPUS, DEVICE, GUEST_ENTRY, GUEST_RAM, IPA_BITS, Layout, Options, PA_BITS, RAM, SimulatedMonitor, TestPlatform, World, hvc,
-    smccc,
+    CPUS, DEVICE, GUEST_ENTRY, GUEST_RAM, IPA_BITS, Layout, Options, PA_BITS, RAM, SimulatedMonitor, TestPlatform,
+    World, hvc, smccc,
 };
 
 use super::actor::{Actor, exception, is_passed_over, touch};
@@ -454,14 +454,7 @@ impl Bench {
         }
     }
 
-    fn guest_by_name(
-        &self,
-        index: usize,
-        vm: VmNumber,
-        vcpu: u64,
-        request: &GuestRequest,
-        foreseen: bool,
-    ) -> Outcome {
+    fn guest_by_name(&self, index: usize, vm: VmNumber, vcpu: u64, request: &GuestRequest, foreseen: bool) -> Outcome {
         let handle = lock(&self.shared.names).get(&vm).copied();
         match handle {
             Some(handle) => self.act(index, handle, vcpu, request, foreseen),
@@ -583,6 +576,7 @@ impl Executor for Bench {
 
 /// True where the second request waits for the first to end: both make a vCPU.
 fn excludes(outer: &Request, inner: &Request) -> bool {
-    let makes_vcpu = |request: &Request| matches!(request, Request::Call { function, .. } if *function == HostCall::VcpuInit as u64);
+    let makes_vcpu =
+        |request: &Request| matches!(request, Request::Call { function, .. } if *function == HostCall::VcpuInit as u64);
     makes_vcpu(outer) && makes_vcpu(inner)
 }

@@ -99,20 +99,8 @@ fn what(byte: u8) -> What {
 }
 
 /// Numbers that a hostile caller might try.
-const HOSTILE: [u64; 12] = [
-    0,
-    1,
-    3,
-    u64::MAX,
-    1 << 63,
-    1 << 52,
-    (1 << 52) - 1,
-    1 << 32,
-    0xffff_ffff,
-    1 << 18,
-    (1 << 18) + 1,
-    1 << 28,
-];
+const HOSTILE: [u64; 12] =
+    [0, 1, 3, u64::MAX, 1 << 63, 1 << 52, (1 << 52) - 1, 1 << 32, 0xffff_ffff, 1 << 18, (1 << 18) + 1, 1 << 28];
 
 /// What a seed says of who does the step, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -344,7 +332,8 @@ impl Generator<'_> {
         let frames = if alignment == 1 { FRAMES } else { 4 };
         let start = self.number(byte) % frames;
         let candidates = (0..frames).map(|offset| base + (start + offset) % frames * alignment);
-        let vacant = candidates.into_iter().find(|first| !taken.iter().any(|gfn| (*first..first + count).contains(gfn)));
+        let vacant =
+            candidates.into_iter().find(|first| !taken.iter().any(|gfn| (*first..first + count).contains(gfn)));
         Gfn::new(vacant.unwrap_or(base + start))
     }
 
@@ -352,8 +341,11 @@ impl Generator<'_> {
     fn held_frame(&self, byte: usize, vm: Option<Vm>, suits: impl Fn(&Page) -> bool) -> Option<Gfn> {
         let vm = vm?;
         let pages = self.model.spec.changed_pages().filter(|(_, page)| suits(page));
-        self.choose(byte, pages.flat_map(|(_, page)| page.frames().collect::<Vec<_>>()).filter(|(guest, _)| *guest == vm))
-            .map(|(_, gfn)| gfn)
+        self.choose(
+            byte,
+            pages.flat_map(|(_, page)| page.frames().collect::<Vec<_>>()).filter(|(guest, _)| *guest == vm),
+        )
+        .map(|(_, gfn)| gfn)
     }
 
     /// Any frame.
@@ -364,7 +356,8 @@ impl Generator<'_> {
     /// An offer, with the number and its owner.
     fn offer(&self, byte: usize, suits: impl Fn(Vm, &Offer) -> bool) -> Option<(Vm, u64, Offer)> {
         let guests = self.model.spec.guests();
-        let offers = guests.flat_map(|(vm, guest)| guest.offers.iter().map(move |(number, offer)| (vm, *number, *offer)));
+        let offers =
+            guests.flat_map(|(vm, guest)| guest.offers.iter().map(move |(number, offer)| (vm, *number, *offer)));
         self.choose(byte, offers.filter(|(vm, _, offer)| suits(*vm, offer)))
     }
 
@@ -389,7 +382,9 @@ impl Generator<'_> {
         let vcpu = Operand::Vcpu(0);
         match call {
             HostCall::Version | HostCall::MemoryInfo => vec![],
-            HostCall::HypShare | HostCall::HypShareRestricted => vec![self.free_pages(3, count, alignment), named(count)],
+            HostCall::HypShare | HostCall::HypShareRestricted => {
+                vec![self.free_pages(3, count, alignment), named(count)]
+            }
             HostCall::HypUnshare => {
                 // Also the run pages of the setup's VMs, which are in no pool.
                 let everywhere = self.seed[4] >= 0xc0;
@@ -420,7 +415,11 @@ impl Generator<'_> {
                     Operand::Page(PageName::Pool(number)) => PageName::Pool(number + self.places.vcpu_pages as u32),
                     _ => PageName::Pool(0),
                 };
-                let run_page = if self.seed[6] < 0xe0 { run_page } else { PageName::Pool(u32::from(self.seed[6]) % self.places.pool_pages as u32) };
+                let run_page = if self.seed[6] < 0xe0 {
+                    run_page
+                } else {
+                    PageName::Pool(u32::from(self.seed[6]) % self.places.pool_pages as u32)
+                };
                 let pages = Operand::Count(CountName::VcpuObject);
                 vec![self.name(vm), Operand::Vcpu(index as u64), page, pages, Operand::RunPage(run_page)]
             }
@@ -450,7 +449,11 @@ impl Generator<'_> {
                 let vm = self.vm(2, |vm| vm.has_object && !vm.protected);
                 let gfn = self.held_frame(4, self.spec_vm(vm), |_| true).unwrap_or(self.any_frame(4));
                 let gfn = Gfn::new(gfn.raw() & !(alignment - 1));
-                vec![self.name(vm), Operand::Frame(self.frame_name(gfn)), named(if alignment == 1 { count.min(2) } else { count })]
+                vec![
+                    self.name(vm),
+                    Operand::Frame(self.frame_name(gfn)),
+                    named(if alignment == 1 { count.min(2) } else { count }),
+                ]
             }
             HostCall::VcpuRun => {
                 let index = self.number(4) % 3;
@@ -463,7 +466,8 @@ impl Generator<'_> {
                 let wanted = if dying { Life::Dying } else { Life::Live };
                 let vm = self.vm(2, |vm| vm.life == wanted && vm.has_object);
                 let spec_vm = self.spec_vm(vm);
-                let page = self.changed_page(3, |page| spec_vm.is_some_and(|vm| page.frames().any(|(guest, _)| guest == vm)));
+                let page =
+                    self.changed_page(3, |page| spec_vm.is_some_and(|vm| page.frames().any(|(guest, _)| guest == vm)));
                 let first = page.map(|pfn| Pfn::new(pfn.raw() & !(alignment - 1)));
                 vec![self.name(vm), self.page(first, 3), named(if self.seed[5] < 0x80 { 1 } else { count })]
             }
@@ -586,7 +590,9 @@ impl Generator<'_> {
                 GuestCall::MemLend => (vm, vec![self.ipa(vm, is_alone)]),
                 GuestCall::MemReturn => (vm, vec![self.ipa(vm, |page| page.owner == Owner::Host)]),
                 GuestCall::MemOffer => {
-                    let receiver = self.vm(4, |other| other.life == Life::Live && other.protected && Some(Owner::Guest(other.vm())) != owner);
+                    let receiver = self.vm(4, |other| {
+                        other.life == Life::Live && other.protected && Some(Owner::Guest(other.vm())) != owner
+                    });
                     (vm, vec![self.ipa(vm, is_alone), self.name(receiver), Operand::Rights(self.rights(6))])
                 }
                 GuestCall::MemAccept => self.accept(vm),

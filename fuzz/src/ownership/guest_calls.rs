@@ -87,7 +87,9 @@ impl Model {
             Frame::Vacant if ipa.raw() >= DEVICE_LIMIT => Expected::stopped(ExitReason::MemoryFault, page),
             Frame::Vacant => match access {
                 Access::Execute => Expected::of(Status::Abort),
-                Access::Read => Expected { status: Status::Ok, exit: Some((ExitReason::Mmio, ipa.raw(), 0, 0)), first: None },
+                Access::Read => {
+                    Expected { status: Status::Ok, exit: Some((ExitReason::Mmio, ipa.raw(), 0, 0)), first: None }
+                }
                 Access::Write(value) => {
                     let exit = (ExitReason::Mmio, ipa.raw(), Access::word(value), 0);
                     Expected { status: Status::Ok, exit: Some(exit), first: None }
@@ -136,10 +138,9 @@ impl Model {
     fn outcome(&self, call: &Call, ipa: u64, done: Expected) -> Expected {
         match self.spec.apply(call) {
             Ok(_) => done,
-            Err(Error::NotMemory) if ipa >= DEVICE_LIMIT => Expected {
-                exit: Some((ExitReason::MemoryFault, ipa, 0, 0)),
-                ..Expected::of(Status::Stopped)
-            },
+            Err(Error::NotMemory) if ipa >= DEVICE_LIMIT => {
+                Expected { exit: Some((ExitReason::MemoryFault, ipa, 0, 0)), ..Expected::of(Status::Stopped) }
+            }
             Err(error) => Expected::of(Status::Error(error)),
         }
     }
@@ -191,10 +192,7 @@ impl Model {
             GuestCall::MemOffer => {
                 let (gfn, receiver, rights) = (frame(x1)?, named(x2)?, rights(x3)?);
                 let number = self.spec.guest(vm).map_or(0, |guest| guest.last_number + 1);
-                let done = Expected {
-                    first: Some(number),
-                    ..Expected::done(ExitReason::Offered, x1, number, x2)
-                };
+                let done = Expected { first: Some(number), ..Expected::done(ExitReason::Offered, x1, number, x2) };
                 (Call::GuestOffer { vm, gfn, receiver, rights }, x1, done)
             }
             GuestCall::MemAccept => {

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::panic::{set_hook, take_hook};
 use std::sync::Once;
 
+use abi::Error;
 use abi::host::HostCall;
 use abi::run::ExitReason;
-use abi::Error;
 use call_script::{Action, Driver, Executor, Expectation, Names, Outcome, Performed, Script, Setup, Status, Step};
 use ownership_spec::{Borrower, Owner, Vm};
 
@@ -51,25 +51,29 @@ pub fn print_scripts_of_panics() {
 pub fn run(case: &Case) {
     print_scripts_of_panics();
     let mut seeds = case.steps.iter().copied();
-    execute(&case.setup(), |bench, names| {
-        let seed = seeds.next()?;
-        let model = bench.model();
-        let places = bench.places();
-        let make = |seed| Generator { model: &model, names, places: &places, seed }.action();
-        let timing = self::timing(&seed);
-        let step = |cpu, action| Step { cpu, action, expected: None };
-        let mut steps = vec![step(timing.cpu, make(seed))];
-        if let Some(boundary) = timing.boundary
-            && !matches!(steps[0].action, Action::Frames(_))
-            && let Some(inner) = seeds.next()
-        {
-            let cpu = self::timing(&inner).cpu;
-            let cpu = if cpu == timing.cpu { (cpu + 1) % 4 } else { cpu };
-            steps.insert(0, step(timing.cpu, Action::Interleave(boundary)));
-            steps.push(step(cpu, make(inner)));
-        }
-        Some(steps)
-    }, |_| {});
+    execute(
+        &case.setup(),
+        |bench, names| {
+            let seed = seeds.next()?;
+            let model = bench.model();
+            let places = bench.places();
+            let make = |seed| Generator { model: &model, names, places: &places, seed }.action();
+            let timing = self::timing(&seed);
+            let step = |cpu, action| Step { cpu, action, expected: None };
+            let mut steps = vec![step(timing.cpu, make(seed))];
+            if let Some(boundary) = timing.boundary
+                && !matches!(steps[0].action, Action::Frames(_))
+                && let Some(inner) = seeds.next()
+            {
+                let cpu = self::timing(&inner).cpu;
+                let cpu = if cpu == timing.cpu { (cpu + 1) % 4 } else { cpu };
+                steps.insert(0, step(timing.cpu, Action::Interleave(boundary)));
+                steps.push(step(cpu, make(inner)));
+            }
+            Some(steps)
+        },
+        |_| {},
+    );
 }
 
 /// Runs a script, and says how many steps came out other than the script expects. `listen` hears of each step.
@@ -79,14 +83,18 @@ pub fn run(case: &Case) {
 pub fn replay(script: &Script, mut listen: impl FnMut(&Performed<'_>)) -> usize {
     let mut steps = script.steps.iter().cloned().peekable();
     let mut failed = 0;
-    execute(&script.setup, |_, _| {
-        let first = steps.next()?;
-        let more = if matches!(first.action, Action::Interleave(_)) { 2 } else { 0 };
-        Some(std::iter::once(first).chain(steps.by_ref().take(more)).collect())
-    }, |performed| {
-        failed += usize::from(!performed.is_as_expected());
-        listen(performed);
-    });
+    execute(
+        &script.setup,
+        |_, _| {
+            let first = steps.next()?;
+            let more = if matches!(first.action, Action::Interleave(_)) { 2 } else { 0 };
+            Some(std::iter::once(first).chain(steps.by_ref().take(more)).collect())
+        },
+        |performed| {
+            failed += usize::from(!performed.is_as_expected());
+            listen(performed);
+        },
+    );
     failed
 }
 
@@ -112,7 +120,8 @@ fn execute(
             let expected = performed.done.outcome.as_ref().ok().and_then(expectation);
             RECORD.with_borrow_mut(|record| {
                 if let Some(step) = record.steps.get_mut(first + performed.index) {
-                    step.expected = expected.filter(|_| !matches!(step.action, Action::Interleave(_) | Action::Frames(_)));
+                    step.expected =
+                        expected.filter(|_| !matches!(step.action, Action::Interleave(_) | Action::Frames(_)));
                 }
             });
             listen(performed);
@@ -157,7 +166,8 @@ fn finish(bench: &mut Bench) {
     let handle_of = |vm: Vm| handles.iter().find(|(_, known)| *known == vm).map_or(0, |(handle, _)| *handle);
     let shares: Vec<[u64; 3]> = {
         let model = bench.model();
-        let offers = model.spec.guests().flat_map(|(owner, guest)| guest.offers.iter().map(move |offer| (owner, offer)));
+        let offers =
+            model.spec.guests().flat_map(|(owner, guest)| guest.offers.iter().map(move |offer| (owner, offer)));
         let accepted = offers.filter_map(|(owner, (number, offer))| Some((owner, offer.accepted?.0, *number)));
         accepted.map(|(owner, borrower, number)| [handle_of(owner), handle_of(borrower), number]).collect()
     };

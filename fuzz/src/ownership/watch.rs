@@ -80,7 +80,8 @@ impl Observer for Watch {
 /// True where a guest's cache has fewer pages than it may take to change the frames that a call names alone.
 fn is_short(frozen: &Frozen<'_>, memory: &LockedMemory<'_>, call: &Call) -> bool {
     let pages = |first: Pfn, count: u64| (0..count.min(1 << 12)).filter_map(move |index| first.checked_add(index));
-    let range = |gfn: Gfn, count: u64| (0..count.min(1 << 12)).filter_map(move |index| gfn.checked_add(index)).collect();
+    let range =
+        |gfn: Gfn, count: u64| (0..count.min(1 << 12)).filter_map(move |index| gfn.checked_add(index)).collect();
     let (slot, frames, output): (VmSlot, Vec<Gfn>, Option<Pfn>) = match *call {
         Call::HostDonateGuest { slot, first, gfn, count }
         | Call::HostLendGuest { slot, first, gfn, count }

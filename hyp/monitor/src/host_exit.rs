@@ -117,7 +117,6 @@ impl Monitor {
             registers.set_x(0, NOT_SUPPORTED_REGISTER);
         }
     }
-
 }
 
 /// The general queries of the vendor-specific hypervisor range (DEN0028, section 6.2): x0 to x3.

@@ -107,10 +107,8 @@ impl<R: Regime> PageTable<R> {
         let (old, new) = (entry.raw, leaf(output.raw(), attributes, LAST_LEVEL));
         let is_vacant = old == 0 || options.replace_annotations && kind(old, LAST_LEVEL) == Kind::Annotated;
         // The hardware sets the access flag where it is clear.
-        let in_place = replace
-            && is_leaf(old, LAST_LEVEL)
-            && self.regime().change(old, new) == Change::InPlace
-            && old & AF != 0;
+        let in_place =
+            replace && is_leaf(old, LAST_LEVEL) && self.regime().change(old, new) == Change::InPlace && old & AF != 0;
         if !is_vacant && !in_place {
             return None;
         }

@@ -15,8 +15,8 @@ mod world;
 pub use arena::Arena;
 pub use exception::{abort, esr, hvc, smc, trap};
 pub use layout::{
-    CARVE_OUT, CARVE_OUT_PAGES, CPUS, DEVICE, FREE_FRAMES, GUEST_ENTRY, GUEST_RAM, HYP_CONTEXT, HYP_ENTRY, IPA_BITS, Layout,
-    PA_BITS, RAM, RAM_PAGES, range_of,
+    CARVE_OUT, CARVE_OUT_PAGES, CPUS, DEVICE, FREE_FRAMES, GUEST_ENTRY, GUEST_RAM, HYP_CONTEXT, HYP_ENTRY, IPA_BITS,
+    Layout, PA_BITS, RAM, RAM_PAGES, range_of,
 };
 pub use platform::{Firmware, FirmwareCalls, GuestStep, Observer, TestPlatform, agreeable_firmware};
 pub use registers::{host_call, smccc};

@@ -173,8 +173,11 @@ const BORROWED: &[Kind] = &[
 const OFFERED: &[Kind] =
     &[Kind::Offered, Kind::SharedWithGuest, Kind::SharedWithDyingGuest, Kind::DyingOffered, Kind::DyingSharedWithGuest];
 
+/// A way to meet a page, and the kinds of pages that are met so.
+type Place = (fn(Kind) -> Subject, &'static [Kind]);
+
 /// Where a page may be met, and the kinds of pages that are. No other pair of call and kind can be reached.
-const PLACES: [(fn(Kind) -> Subject, &[Kind]); 4] =
+const PLACES: [Place; 4] =
     [(Subject::Page, Kind::ALL), (Subject::Own, OWN), (Subject::Borrowed, BORROWED), (Subject::Offer, OFFERED)];
 
 /// A column: a call, and one of its operands.
