@@ -19,22 +19,24 @@ pub extern "C" fn host_exception(frame: &mut HostRegisters, kind: u64) {
     let exception = Exception { esr: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
     let Some(machine) = machine::get() else { firmware::halt() };
     if kind != SYNCHRONOUS {
-        // The host's interrupts and SErrors go to EL1; HCR_EL2 routes none here.
-        log::warn!("asynchronous exception {kind} of the host at {:#x}: ignored", frame.elr);
-        return;
+        return ignore(frame, kind);
     }
     match machine.monitor.host_exit(&mut El2Environment, frame, &exception) {
         HostAction::Resume => {}
-        HostAction::Inject(injection) => {
-            log::debug!("host: {exception} at {:#x}: injected at EL1", frame.elr);
-            inject(machine, frame, &injection);
-        }
+        HostAction::Inject(injection) => inject(machine, frame, exception, &injection),
     }
+}
+
+/// The host's interrupts and SErrors go to EL1; HCR_EL2 routes none here.
+#[cold]
+fn ignore(frame: &HostRegisters, kind: u64) {
+    log::warn!("asynchronous exception {kind} of the host at {:#x}: ignored", frame.elr);
 }
 
 /// Makes the host take an exception at EL1 when it goes on.
 #[cold]
-fn inject(machine: &Machine, frame: &mut HostRegisters, injection: &Injection) {
+fn inject(machine: &Machine, frame: &mut HostRegisters, exception: Exception, injection: &Injection) {
+    log::debug!("host: {exception} at {:#x}: injected at EL1", frame.elr);
     let taken = injection.take(&Interrupted {
         pc: frame.elr,
         pstate: frame.spsr,

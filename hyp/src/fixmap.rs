@@ -5,26 +5,33 @@
 //! takes no lock and no memory. Interrupts are masked at EL2, and no action uses the fixmap itself, so uses do not nest.
 
 use crate::environment::El2Environment;
-use crate::{cpu_data, fault};
-use abi::{PAGE_SIZE, PhysAddr, PhysRange};
-use pgtable::LeafSlot;
+use crate::{cpu_data, fault, layout};
+use abi::{PAGE_SIZE, PhysAddr, PhysRange, VirtAddr};
+use pgtable::{El2Attributes, El2Stage1, LeafSlot, TableError};
 use spin::Once;
 
 /// One CPU's slots.
-pub struct Slots {
+struct Slots {
     /// For single pages.
-    pub page: LeafSlot,
+    page: LeafSlot,
     /// For whole blocks.
-    pub block: LeafSlot,
+    block: LeafSlot,
 }
 
 static SLOTS: [Once<Slots>; abi::boot::MAX_CPUS] = [const { Once::new() }; abi::boot::MAX_CPUS];
 
-/// Names the slots of a CPU; once, at boot.
-pub fn set_slots(cpu: usize, slots: Slots) {
-    if let Some(place) = SLOTS.get(cpu) {
-        place.call_once(|| slots);
+/// Finds the slots of the first `cpus` CPUs in EL2's table; once, at boot.
+///
+/// # Errors
+/// Those of the table: the slots are not where the layout has them.
+pub fn find_slots(stage1: &El2Stage1, cpus: usize) -> Result<(), TableError> {
+    for (cpu, place) in SLOTS.iter().enumerate().take(cpus) {
+        let page = VirtAddr::new(layout::cpu_base(cpu).raw().wrapping_add(layout::FIXMAP));
+        let page = stage1.page_slot(&El2Environment, page, El2Attributes::data())?;
+        let block = stage1.block_slot(&El2Environment, layout::block_slot(cpu), El2Attributes::data())?;
+        place.call_once(|| Slots { page, block });
     }
+    Ok(())
 }
 
 /// Calls `action` for all of `range`, memory, rounded outwards to whole pages, piece by piece: with the EL2 addresses at

@@ -3,7 +3,7 @@
 use crate::environment::{El2Environment, POOL};
 use crate::machine::{self, Machine};
 use crate::tables::{self, EarlyResult};
-use crate::{cache, console, cpu_data, fault, firmware, ghost, host, id_registers, self_test};
+use crate::{cache, console, cpu_data, fault, firmware, fixmap, ghost, host, id_registers, self_test};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use abi::PhysRange;
 use abi::boot::{BootInfo, SelfTest};
@@ -104,6 +104,9 @@ fn take_machine(
     let Some(plan) = tables::carve_out(boot) else { fault::stop(format_args!("the carve-out does not add up")) };
     let carve_out = plan.range();
     machine::set_pool(early.pool);
+    if let Err(error) = fixmap::find_slots(&early.stage1, boot.cpus().len()) {
+        fault::stop(format_args!("fixmap: {error}"));
+    }
     // SAFETY: the ledger's part of the carve-out is mapped, and nothing uses it yet.
     unsafe { cache::zero(plan.ledger) };
     // SAFETY: it is mapped for good, zeroed, aligned to a page, and nothing else refers to it.

@@ -2,7 +2,6 @@
 
 use crate::cpu_data::CpuData;
 use crate::environment::EarlyEnvironment;
-use crate::fixmap::{self, Slots};
 use crate::frame_pool::FramePool;
 use crate::{cache, firmware, layout};
 use aarch64_cpu::registers::{MPIDR_EL1, Readable};
@@ -57,8 +56,6 @@ pub struct EarlyResult {
     pub host_config: Stage2Config,
     /// Where the console's registers are mapped.
     pub uart: Option<VirtAddr>,
-    /// Each CPU's fixmap slots.
-    slots: [Option<Slots>; abi::boot::MAX_CPUS],
 }
 
 static EARLY_RESULT: BootCell<Option<EarlyResult>> = BootCell(UnsafeCell::new(None));
@@ -114,13 +111,7 @@ pub extern "C" fn build_tables(boot: *const BootInfo) -> u64 {
 /// Only for the boot CPU, before it starts others.
 pub unsafe fn take_early_result() -> Option<EarlyResult> {
     // SAFETY: the caller is the only CPU that runs.
-    let mut result = unsafe { (*EARLY_RESULT.0.get()).take() }?;
-    for (cpu, slots) in result.slots.iter_mut().enumerate() {
-        if let Some(slots) = slots.take() {
-            fixmap::set_slots(cpu, slots);
-        }
-    }
-    Some(result)
+    unsafe { (*EARLY_RESULT.0.get()).take() }
 }
 
 fn build(boot: &BootInfo, plan: &CarveOut) -> Result<EarlyResult, TableError> {
@@ -194,14 +185,7 @@ fn build(boot: &BootInfo, plan: &CarveOut) -> Result<EarlyResult, TableError> {
         Some(VirtAddr::new(layout::DEVICE_BASE | boot.uart.start.page_offset()))
     };
 
-    let mut slots = [const { None }; abi::boot::MAX_CPUS];
-    for (cpu, slots) in slots.iter_mut().enumerate().take(boot.cpus().len()) {
-        let address = VirtAddr::new(layout::cpu_base(cpu).raw().wrapping_add(layout::FIXMAP));
-        let page = stage1.page_slot(&environment, address, El2Attributes::data())?;
-        let block = stage1.block_slot(&environment, layout::block_slot(cpu), El2Attributes::data())?;
-        *slots = Some(Slots { page, block });
-    }
-    Ok(EarlyResult { stage1, pool: environment.pool, host_root, host_config, uart, slots })
+    Ok(EarlyResult { stage1, pool: environment.pool, host_root, host_config, uart })
 }
 
 /// Zeroes whole pages with the caches off, where DC ZVA would fault.

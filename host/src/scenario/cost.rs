@@ -22,6 +22,8 @@ const PAGES: u64 = 4 * BLOCK;
 const SINGLES: u64 = 8;
 /// The first of them.
 const FIRST_SINGLE: u64 = 100;
+/// A page of the same block, away from all others that are changed.
+const ALONE: u64 = 400;
 /// The first of [`BLOCK`] pages that lie in the second and the third block.
 const UNALIGNED: u64 = BLOCK + BLOCK / 2;
 /// The first page of the fourth block.
@@ -132,9 +134,10 @@ impl Meter {
         };
         let first = measure(FIRST_SINGLE, 1);
         let one = (1..SINGLES).map(|index| measure(FIRST_SINGLE + index, 1)).max().unwrap_or(0);
+        let alone = measure(ALONE, 1);
         let range = measure(UNALIGNED, BLOCK);
         let block = measure(ALIGNED, BLOCK);
-        say(name, "first", [first, one, range, block]);
+        say(name, "first", [first, one, alone, range, block]);
     }
 
     /// Measures the change back, in the opposite order.
@@ -142,9 +145,10 @@ impl Meter {
         let measure = |index: u64, count: u64| self.measure(call(index, count));
         let block = measure(ALIGNED, BLOCK);
         let range = measure(UNALIGNED, BLOCK);
+        let alone = measure(ALONE, 1);
         let one = (1..SINGLES).rev().map(|index| measure(FIRST_SINGLE + index, 1)).max().unwrap_or(0);
         let last = measure(FIRST_SINGLE, 1);
-        say(name, "last", [last, one, range, block]);
+        say(name, "last", [last, one, alone, range, block]);
     }
 }
 
@@ -156,9 +160,10 @@ fn report_refusal(function: HostCall, status: u64) {
     }
 }
 
-fn say(name: &str, end: &str, [outermost, one, range, block]: [u64; 4]) {
+fn say(name: &str, end: &str, [outermost, one, alone, range, block]: [u64; 5]) {
     report::value(&format!("{name}.{end}"), outermost);
     report::value(&format!("{name}.one"), one);
+    report::value(&format!("{name}.alone"), alone);
     report::value(&format!("{name}.range"), range);
     report::value(&format!("{name}.block"), block);
 }

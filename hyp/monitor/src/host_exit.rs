@@ -99,8 +99,20 @@ impl Monitor {
                 Ok([first, second, third]) => [0, first, second, third],
                 Err(error) => [error.to_register(), 0, 0, 0],
             });
-            return;
+        } else {
+            self.standard_call(platform, registers, conduit, call);
         }
+    }
+
+    /// A call that is none of hyp's own but the general queries. Out of line, so that the others do not pay for it.
+    #[inline(never)]
+    fn standard_call<P: Platform>(
+        &self,
+        platform: &mut P,
+        registers: &mut HostRegisters,
+        conduit: Conduit,
+        call: Call,
+    ) {
         let [first, second, third, ..] = call.arguments;
         if let Some(result) = self.psci.call(platform, &self.ownership, call.function, [first, second, third]) {
             registers.set_x(0, result);

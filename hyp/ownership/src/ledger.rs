@@ -45,18 +45,39 @@ impl fmt::Display for LedgerError {
     }
 }
 
-/// RAM without a hole in it, and where its entries begin.
+/// RAM without a hole in it, with its entries.
 #[derive(Clone, Copy)]
 struct Bank {
+    first: Pfn,
+    entries: &'static [AtomicU64],
+}
+
+impl Bank {
+    const NONE: Self = Self { first: Pfn::new(0), entries: &[] };
+
+    fn range(&self) -> PhysRange {
+        PageRange::new(self.first, self.entries).map_or(PhysRange::default(), |pages| pages.bytes())
+    }
+}
+
+/// Where a bank is, and where its entries begin.
+#[derive(Clone, Copy, Default)]
+struct Place {
     range: PhysRange,
     first_entry: usize,
+}
+
+impl Place {
+    /// How many pages there are.
+    const fn pages(&self) -> u64 {
+        self.range.size() / PAGE_SIZE
+    }
 }
 
 /// The ledger of all RAM.
 pub struct Ledger {
     banks: [Bank; MAX_MEMORY_BANKS],
     bank_count: usize,
-    entries: &'static [AtomicU64],
 }
 
 impl Ledger {
@@ -64,14 +85,14 @@ impl Ledger {
     /// one), with `storage` for the entries: zeroed, one word a page. The pages of `carve_out` become hyp's. Then every
     /// entry is read back, which proves that every other page is the host's.
     pub fn new(memory: &[PhysRange], storage: &'static mut [u64], carve_out: PhysRange) -> Result<Self, LedgerError> {
-        let nothing = PhysRange { start: PhysAddr::new(0), end: PhysAddr::new(0) };
-        let mut banks = [Bank { range: nothing, first_entry: 0 }; MAX_MEMORY_BANKS];
-        let bank_count = lay_out(memory, &mut banks)?;
-        let pages: u64 = banks.iter().map(|bank| bank.range.size() / PAGE_SIZE).sum();
+        let mut places = [Place::default(); MAX_MEMORY_BANKS];
+        let bank_count = lay_out(memory, &mut places)?;
+        let places = places.get(..bank_count).unwrap_or(&[]);
+        let pages: u64 = places.iter().map(Place::pages).sum();
         let length = usize::try_from(pages).map_err(|_| LedgerError::TooSmall { pages })?;
         let storage = storage.get_mut(..length).ok_or(LedgerError::TooSmall { pages })?;
 
-        let bank = banks.iter().take(bank_count).find(|bank| bank.range.contains_range(&carve_out));
+        let bank = places.iter().find(|bank| bank.range.contains_range(&carve_out));
         let aligned = carve_out.start.is_aligned(PAGE_SIZE) && carve_out.end.is_aligned(PAGE_SIZE);
         let (Some(bank), true, false) = (bank, aligned, carve_out.is_empty()) else {
             return Err(LedgerError::BadCarveOut);
@@ -82,21 +103,26 @@ impl Ledger {
         let hyps = storage.get_mut(first_taken..first_taken + taken).ok_or(LedgerError::BadCarveOut)?;
         hyps.fill(PageState::Hyp.encode());
 
-        let page_of_entry = |entry: usize| page_of(&banks, bank_count, entry);
         verify(storage, first_taken, taken).map_err(|(entry, bits)| LedgerError::Unexpected {
-            page: page_of_entry(entry),
+            page: page_of(places, entry),
             state: PageState::decode(bits),
         })?;
 
         // SAFETY: `storage` is the only reference to this memory, for all time, and is given up here. AtomicU64 has
         // the size, alignment and bit validity of u64 on every target that this crate is built for.
-        let entries = unsafe { &*(core::ptr::from_mut(storage) as *const [AtomicU64]) };
-        Ok(Self { banks, bank_count, entries })
+        let entries: &'static [AtomicU64] = unsafe { &*(core::ptr::from_mut(storage) as *const [AtomicU64]) };
+        let mut banks = [Bank::NONE; MAX_MEMORY_BANKS];
+        for (bank, place) in banks.iter_mut().zip(places) {
+            let behind = entries.get(place.first_entry..).unwrap_or(&[]);
+            let entries = behind.get(..place.pages() as usize).unwrap_or(&[]);
+            *bank = Bank { first: Pfn::containing(place.range.start), entries };
+        }
+        Ok(Self { banks, bank_count })
     }
 
     /// RAM, bank by bank in rising order; banks that touch are one.
     pub fn banks(&self) -> impl Iterator<Item = PhysRange> + '_ {
-        self.banks.iter().take(self.bank_count).map(|bank| bank.range)
+        self.banks.iter().take(self.bank_count).map(Bank::range)
     }
 
     /// The bank of RAM that `address` lies in, or `None` where it is no RAM.
@@ -112,19 +138,11 @@ impl Ledger {
     /// Makes sure that `count` pages from `first` are all RAM, without a hole; `None` where one is not, where there is
     /// no page, or where the numbers wrap.
     pub fn pages(&self, first: Pfn, count: u64) -> Option<PageRange> {
-        if count == 0 {
-            return None;
-        }
+        let count = usize::try_from(count).ok()?;
         self.banks.iter().take(self.bank_count).find_map(|bank| {
-            // Beyond the bank where the page lies before it.
-            let index = first.raw().wrapping_sub(Pfn::containing(bank.range.start).raw());
-            let pages = bank.range.size() / PAGE_SIZE;
-            if index >= pages || count > pages - index {
-                return None;
-            }
-            let from = bank.first_entry.checked_add(index as usize)?;
-            let entries = self.entries.get(from..)?.get(..count as usize)?;
-            PageRange::new(first, entries)
+            // A page before the bank has an index far behind it.
+            let index = usize::try_from(first.raw().wrapping_sub(bank.first.raw())).ok()?;
+            PageRange::new(first, bank.entries.get(index..)?.get(..count)?)
         })
     }
 
@@ -135,7 +153,7 @@ impl Ledger {
 }
 
 /// Sorts the memory ranges into banks, joining those that touch; the number of banks.
-fn lay_out(memory: &[PhysRange], banks: &mut [Bank]) -> Result<usize, LedgerError> {
+fn lay_out(memory: &[PhysRange], banks: &mut [Place]) -> Result<usize, LedgerError> {
     let mut bank_count = 0_usize;
     let mut entry = 0_usize;
     let mut end = PhysAddr::new(0);
@@ -149,7 +167,7 @@ fn lay_out(memory: &[PhysRange], banks: &mut [Bank]) -> Result<usize, LedgerErro
             Some(bank) if bank.range.end == range.start => bank.range.end = range.end,
             _ => {
                 let bank = banks.get_mut(bank_count).ok_or(LedgerError::BadBanks)?;
-                *bank = Bank { range: *range, first_entry: entry };
+                *bank = Place { range: *range, first_entry: entry };
                 bank_count += 1;
             }
         }
@@ -161,8 +179,8 @@ fn lay_out(memory: &[PhysRange], banks: &mut [Bank]) -> Result<usize, LedgerErro
 }
 
 /// The page of an entry; page 0 for an entry that there is not.
-fn page_of(banks: &[Bank], bank_count: usize, entry: usize) -> Pfn {
-    let bank = banks.iter().take(bank_count).rev().find(|bank| bank.first_entry <= entry);
+fn page_of(banks: &[Place], entry: usize) -> Pfn {
+    let bank = banks.iter().rev().find(|bank| bank.first_entry <= entry);
     bank.map_or(Pfn::new(0), |bank| {
         let index = (entry - bank.first_entry) as u64;
         Pfn::new(Pfn::containing(bank.range.start).raw() + index)

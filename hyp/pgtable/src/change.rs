@@ -3,7 +3,7 @@
 use abi::PhysAddr;
 
 use crate::bits;
-use crate::descriptor::{Kind, address, is_leaf, kind, leaf};
+use crate::descriptor::{Kind, address, is_leaf, is_vacant_or_annotated, kind, leaf};
 use crate::environment::TableFrames;
 use crate::error::TableError;
 use crate::geometry::{LAST_LEVEL, entry_size, may_be_leaf};
@@ -178,7 +178,7 @@ impl<F: TableFrames + ?Sized> Visitor for Plan<'_, F> {
         // What takes neither permission nor table.
         match self.action {
             Action::Map { .. } => level == LAST_LEVEL && raw == 0,
-            Action::Invalidate(_) => raw == 0 || is_leaf(raw, level),
+            Action::Invalidate(_) => is_vacant_or_annotated(raw) || is_leaf(raw, level),
             Action::Protect(_) => is_leaf(raw, level),
             Action::WriteProtect { .. } => raw == 0 || is_leaf(raw, level),
             Action::Split(deepest) => raw == 0 || level >= deepest && is_leaf(raw, level),

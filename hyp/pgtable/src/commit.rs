@@ -8,7 +8,7 @@ use abi::PhysAddr;
 use crate::bits::{self, AF};
 use crate::build::Builder;
 use crate::change::{Action, Pass};
-use crate::descriptor::{Kind, address, is_leaf, kind, leaf, table, unlinked};
+use crate::descriptor::{Kind, address, is_leaf, is_vacant_or_annotated, kind, leaf, table, unlinked};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
 use crate::flush::{MIXED_LEVELS, Unflushed};
@@ -192,10 +192,10 @@ pub(crate) fn is_vacant_outside<F: TableFrames + ?Sized>(frames: &F, tables: Sub
     let read = |index: u64| frames.read(slot(tables.table, index));
     let (first, last) = (tables.index_of(start), tables.index_of(end - 1));
     // Neighbours first: a table that is emptied page by page is seen not to be empty yet by one or two reads.
-    let is_vacant = |index: u64| read(index) == 0;
-    if first.checked_sub(1).is_some_and(|before| !is_vacant(before))
-        || !(last + 1..ENTRIES).all(is_vacant)
-        || !(0..first).all(is_vacant)
+    if first.checked_sub(1).is_some_and(|before| read(before) != 0)
+        || last + 1 < ENTRIES && read(last + 1) != 0
+        || !are_vacant(frames, tables.table, last + 1, ENTRIES)
+        || !are_vacant(frames, tables.table, 0, first)
     {
         return false;
     }
@@ -212,6 +212,21 @@ pub(crate) fn is_vacant_outside<F: TableFrames + ?Sized>(frames: &F, tables: Sub
             _ => false,
         }
     })
+}
+
+/// True where the descriptors of `table` from `first` up to, but not including, `end` are vacant.
+fn are_vacant<F: TableFrames + ?Sized>(frames: &F, table: PhysAddr, first: u64, end: u64) -> bool {
+    // Several are read for each question.
+    const TURN: u64 = 8;
+    let read = |index: u64| frames.read(slot(table, index));
+    let mut next = first;
+    while end.saturating_sub(next) >= TURN {
+        if (next..next + TURN).fold(0, |found, index| found | read(index)) != 0 {
+            return false;
+        }
+        next += TURN;
+    }
+    (next..end).all(|index| read(index) == 0)
 }
 
 impl<R: Regime, E: Environment + ?Sized> Visitor for Commit<'_, R, E> {
@@ -247,7 +262,12 @@ impl<R: Regime, E: Environment + ?Sized> Visitor for Commit<'_, R, E> {
                 self.make(slot, leaf(base.wrapping_add(delta), attributes, level));
                 return true;
             }
-            Action::Invalidate(value) if value == 0 && raw == 0 => return true,
+            Action::Invalidate(value) if is_vacant_or_annotated(raw) => {
+                if raw != value {
+                    self.environment.write(slot, value);
+                }
+                return true;
+            }
             _ if !is_leaf(raw, level) => return false,
             Action::Invalidate(value) => value,
             Action::Protect(attributes) => {

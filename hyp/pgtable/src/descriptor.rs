@@ -252,6 +252,12 @@ pub(crate) const fn is_table(raw: u64) -> bool {
     raw & TABLE == TABLE
 }
 
+/// True where `raw` is [`Kind::Vacant`] or [`Kind::Annotated`].
+#[inline]
+pub(crate) const fn is_vacant_or_annotated(raw: u64) -> bool {
+    raw & (bits::VALID | bits::TABLE_OR_PAGE) == 0
+}
+
 /// True where `raw` is [`Kind::Leaf`] at `level`.
 #[inline]
 pub(crate) const fn is_leaf(raw: u64, level: u8) -> bool {

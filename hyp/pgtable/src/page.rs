@@ -33,7 +33,7 @@ impl<I: InputAddress> PageEntry<I> {
 impl<R: Regime> PageTable<R> {
     /// The descriptor of the page at `input`; `None` where no table of pages decides for it, or it is not page aligned or out
     /// of bounds.
-    #[inline]
+    #[inline(always)]
     pub fn page_entry<F: TableFrames + ?Sized>(&self, frames: &F, input: R::Input) -> Option<PageEntry<R::Input>> {
         let offset = self.geometry().offset(input.into_raw())?;
         if input.into_raw() & (PAGE_SIZE - 1) != 0 {
@@ -47,7 +47,7 @@ impl<R: Regime> PageTable<R> {
     ///
     /// # Errors
     /// As [`map`](Self::map).
-    #[inline]
+    #[inline(always)]
     pub fn map_entry<E: Environment + ?Sized>(
         &mut self,
         environment: &mut E,
@@ -67,7 +67,7 @@ impl<R: Regime> PageTable<R> {
     ///
     /// # Errors
     /// As [`unmap`](Self::unmap).
-    #[inline]
+    #[inline(always)]
     pub fn unmap_entry<E: Environment + ?Sized>(
         &mut self,
         environment: &mut E,
@@ -90,7 +90,7 @@ impl<R: Regime> PageTable<R> {
 
     /// Maps a page where it is vacant, or where `replace` allows it and only what may change in place differs. `None` where
     /// it is not so, or the mapping is one that the table cannot hold, with nothing done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write_mapping<E: Environment + ?Sized>(
         &mut self,
         environment: &mut E,
@@ -127,7 +127,7 @@ impl<R: Regime> PageTable<R> {
 
     /// Leaves `value`, 0 or an annotation's descriptor, where a page is mapped, annotated or vacant. `None` where the table
     /// might be empty then, or the descriptor is none that stays, with nothing done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write_invalid<E: Environment + ?Sized>(
         &mut self,
         environment: &mut E,

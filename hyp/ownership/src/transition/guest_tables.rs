@@ -10,7 +10,7 @@ use crate::reserve::missing_tables;
 use abi::{Error, Gfn, Ipa, PAGE_SIZE, PhysAddr};
 use core::ops::ControlFlow;
 use pgtable::geometry::{LAST_LEVEL, entry_size};
-use pgtable::{MapOptions, PageEntry, RawLeaf, Stage2Attributes, TableFrames};
+use pgtable::{MapOptions, PageEntry, RawLeaf, Stage2Attributes, TableError, TableFrames};
 
 /// What a guest gets of memory that was cleaned for it: its first accesses may be made with caches off.
 const FOR_GUESTS: MapOptions = MapOptions { force_pages: false, replace_annotations: false, synchronise_caches: true };
@@ -70,7 +70,7 @@ impl GuestMemory {
 
     /// Refuses where the guest has a page in the range already, or where its cache has too few pages for the tables
     /// that it takes to map the range to memory from `output`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn check_vacant<E: TableFrames>(
         &self,
         env: &E,
@@ -106,7 +106,7 @@ impl GuestMemory {
 
     /// Refuses where a page of the range is not mapped as `software` says, with `absent`, or where the cache has too few pages for the
     /// tables that it takes to change the range alone.
-    #[inline]
+    #[inline(always)]
     pub(super) fn check_mapped<E: TableFrames>(
         &self,
         env: &E,
@@ -186,6 +186,7 @@ impl GuestMemory {
     }
 
     /// Maps a vacant range to memory.
+    #[inline]
     pub(super) fn map<E: Environment>(
         &mut self,
         env: &mut E,
@@ -202,7 +203,7 @@ impl GuestMemory {
         self.map_with(env, frames, output, attributes, FOR_DEVICES);
     }
 
-    #[inline]
+    #[inline(always)]
     fn map_with<E: Environment>(
         &mut self,
         env: &mut E,
@@ -213,12 +214,22 @@ impl GuestMemory {
     ) {
         must_be_done(match entry {
             Some(entry) => self.stage2.map_entry(env, entry, output, attributes, options),
-            None => {
-                let mut env = CachedFrames::new(env, &mut self.cache);
-                self.stage2.map(&mut env, frames.start, output, frames.size, attributes, options)
-            }
+            None => self.map_range(env, frames, output, attributes, options),
         });
         self.pages_held = self.pages_held.saturating_add(frames.size / PAGE_SIZE);
+    }
+
+    #[inline(never)]
+    fn map_range<E: Environment>(
+        &mut self,
+        env: &mut E,
+        frames: Frames,
+        output: PhysAddr,
+        attributes: Stage2Attributes,
+        options: MapOptions,
+    ) -> Result<(), TableError> {
+        let mut env = CachedFrames::new(env, &mut self.cache);
+        self.stage2.map(&mut env, frames.start, output, frames.size, attributes, options)
     }
 
     /// Lets the guest have a page of its own again that it had lent. The annotation that stands in its place is in a table
@@ -243,6 +254,7 @@ impl GuestMemory {
     }
 
     /// Unmaps what was found mapped.
+    #[inline(always)]
     pub(super) fn unmap_mapped<E: Environment>(&mut self, env: &mut E, mapped: MappedFrames) {
         match mapped.entry {
             Some(entry) => {
