@@ -8,7 +8,7 @@ use crate::common::*;
 use abi::{Error, Gfn, Ipa, Pfn};
 use ownership::{Access, Call as RealCall, Component, HostFault, LockedMemory, PageState};
 use ownership_ghost::{Ghost, Report, Settings};
-use ownership_spec::Call;
+use ownership_spec::{Call, Rights};
 
 /// What a ghost says that has seen a call begin in one world, and end so in another.
 fn across(before: &World, after: &World, call: &RealCall, result: Result<(), Error>) -> Option<Report> {
@@ -166,10 +166,15 @@ fn of_a_long_range_parts_are_compared() {
     watched.refused(host_donate_guest(FIRST, LOW + 100, 0x250, 40), Error::WrongState);
     watched.done(host_share_guest(THIRD, LOW + 100, 0x200, 100));
     watched.done(host_unshare_guest(THIRD, 0x210, 20));
+    // What the guest offers goes with its pages, in whatever part of the range they are.
+    watched.done(guest_offer(FIRST, 0x250, SECOND, Rights::FULL));
+    watched.done(guest_offer(FIRST, 0x226, SECOND, Rights::FULL));
+    watched.done(force_reclaim(FIRST, LOW + 30, 20));
     watched.done(start_teardown(FIRST));
     let before = watched.cpu.compared();
-    watched.done(reclaim(FIRST, LOW, 100));
-    assert_eq!(watched.cpu.compared(), before + 1);
+    watched.done(reclaim(FIRST, LOW, 30));
+    watched.done(reclaim(FIRST, LOW + 50, 50));
+    assert_eq!(watched.cpu.compared(), before + 2);
     watched.tear_down();
 
     // Damage at the last of many pages is found by the second of four calls, which looks at the last pages.
