@@ -7,11 +7,11 @@ use crate::bits::AF;
 use crate::descriptor::{Annotation, Kind, RawLeaf, is_leaf, kind, leaf};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
-use crate::geometry::LAST_LEVEL;
+use crate::geometry::{ENTRIES, LAST_LEVEL};
 use crate::regime::{Change, InputAddress, Regime, Scope};
 use crate::stage2::Stage2Regime;
 use crate::table::{MapOptions, PageTable};
-use crate::walker::{slot_after, slot_before};
+use crate::walker::{slot as slot_in, slot_after, slot_before};
 
 /// A page's descriptor in a table, found by a walk that a change of the page need not make again. It is good until the
 /// table is next changed, for one change; builds with debug assertions check that.
@@ -76,7 +76,7 @@ impl<R: Regime> PageTable<R> {
         self.check_good(&*environment, &entry);
         match self.write_invalid(environment, &entry, 0) {
             Some(()) => Ok(()),
-            None => self.unmap(environment, entry.input, PAGE_SIZE),
+            None => self.invalidate_tables(environment, entry.input, PAGE_SIZE, 0),
         }
     }
 
@@ -134,7 +134,7 @@ impl<R: Regime> PageTable<R> {
         entry: &PageEntry<R::Input>,
         value: u64,
     ) -> Option<()> {
-        if value == 0 && !has_neighbour(&*environment, entry.slot) {
+        if value == 0 && !self.has_other(&*environment, entry.slot) {
             return None;
         }
         let old = entry.raw;
@@ -151,6 +151,24 @@ impl<R: Regime> PageTable<R> {
             Kind::Unlinked | Kind::Locked | Kind::Table | Kind::Reserved => return None,
         }
         Some(())
+    }
+
+    /// True where another descriptor than that at `slot` is not vacant in its table, which so does not become empty when
+    /// that one does.
+    #[inline]
+    fn has_other<F: TableFrames + ?Sized>(&mut self, frames: &F, slot: PhysAddr) -> bool {
+        let last = self.last_in_use;
+        has_neighbour(frames, slot)
+            // What is found once answers for the same table many times.
+            || last.align_down(PAGE_SIZE) == slot.align_down(PAGE_SIZE) && last != slot && frames.read(last) != 0
+            || self.find_other(frames, slot)
+    }
+
+    #[inline(never)]
+    fn find_other<F: TableFrames + ?Sized>(&mut self, frames: &F, slot: PhysAddr) -> bool {
+        let found = find_other(frames, slot);
+        self.last_in_use = found.unwrap_or(self.last_in_use);
+        found.is_some()
     }
 
     /// Flushes the leaf that was in an entry.
@@ -174,9 +192,10 @@ impl PageTable<Stage2Regime> {
         annotation: Option<Annotation>,
     ) -> Result<(), TableError> {
         self.check_good(&*environment, &entry);
-        match self.write_invalid(environment, &entry, annotation.map_or(0, Annotation::encode)) {
+        let value = annotation.map_or(0, Annotation::encode);
+        match self.write_invalid(environment, &entry, value) {
             Some(()) => Ok(()),
-            None => self.annotate(environment, entry.input, PAGE_SIZE, annotation),
+            None => self.invalidate_tables(environment, entry.input, PAGE_SIZE, value),
         }
     }
 }
@@ -187,4 +206,19 @@ impl PageTable<Stage2Regime> {
 fn has_neighbour<F: TableFrames + ?Sized>(frames: &F, slot: PhysAddr) -> bool {
     let (before, after) = (slot_before(slot), slot_after(slot));
     !slot.is_aligned(PAGE_SIZE) && frames.read(before) != 0 || !after.is_aligned(PAGE_SIZE) && frames.read(after) != 0
+}
+
+/// The first descriptor that is not vacant in the page that has the one at `slot`, other than that.
+fn find_other<F: TableFrames + ?Sized>(frames: &F, slot: PhysAddr) -> Option<PhysAddr> {
+    // So many are read for each question.
+    const TURN: u64 = 8;
+    let table = slot.align_down(PAGE_SIZE);
+    let read = |index: u64| frames.read(slot_in(table, index));
+    (0..ENTRIES / TURN).map(|turn| turn * TURN).find_map(|first| {
+        let turn = first..first + TURN;
+        if turn.clone().fold(0, |found, index| found | read(index)) == 0 {
+            return None;
+        }
+        turn.map(|index| slot_in(table, index)).find(|other| *other != slot && frames.read(*other) != 0)
+    })
 }

@@ -52,6 +52,8 @@ pub(crate) struct Mapping {
 pub struct PageTable<R: Regime> {
     root: PhysAddr,
     regime: R,
+    /// The descriptor that was found when last it was asked whether another than one is in use in a table.
+    pub(crate) last_in_use: PhysAddr,
 }
 
 impl<R: Regime> PageTable<R> {
@@ -61,7 +63,7 @@ impl<R: Regime> PageTable<R> {
         if !root.is_aligned(geometry.root_size()) || end.raw() > geometry.output_end() {
             return Err(TableError::BadConfiguration);
         }
-        Ok(Self { root, regime })
+        Ok(Self { root, regime, last_in_use: root })
     }
 
     /// The address of the root.
@@ -389,6 +391,18 @@ impl<R: Regime> PageTable<R> {
         {
             return Ok(());
         }
+        self.invalidate_tables(environment, input, size, value)
+    }
+
+    /// [`invalidate_range`](Self::invalidate_range) where it may take more than to write a page's descriptor.
+    #[inline(never)]
+    pub(crate) fn invalidate_tables<E: Environment + ?Sized>(
+        &mut self,
+        environment: &mut E,
+        input: R::Input,
+        size: u64,
+        value: u64,
+    ) -> Result<(), TableError> {
         let (start, end) = self.range(input, size)?;
         let mut tables = self.tables().enclosing(&*environment, start, end);
         if value == 0 && tables.is_below_root() && is_vacant_outside(&*environment, tables, start, end) {

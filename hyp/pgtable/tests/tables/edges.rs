@@ -270,3 +270,31 @@ fn an_address_and_a_size_that_are_misaligned_alike_are_refused() {
     }
     bench.finish();
 }
+
+/// Which other page of a table is in use is remembered from one change to the next; it may be gone then, or the
+/// question be about another table.
+#[test]
+fn a_table_goes_with_its_last_page_in_whatever_order_they_go() {
+    let pages = [0, 1, 300, 511];
+    let orders = [[0, 1, 2, 3], [3, 2, 0, 1], [1, 3, 0, 2], [2, 0, 3, 1]];
+    for order in orders {
+        let mut bench = Bench::new();
+        let before = bench.machine.allocated_frames();
+        let blocks = [GIB, GIB + MIB2, 5 * GIB];
+        for block in blocks {
+            for page in pages {
+                bench.lay(block + page * PAGE, PAGE, PAGE, Stage2Attributes::memory(), false);
+            }
+        }
+        // Tables in turn, then one to its end while another stays.
+        let turns = order[..1].iter().flat_map(|index| blocks.map(|block| (block, pages[*index])));
+        let ends = blocks.into_iter().flat_map(|block| order[1..].iter().map(move |index| (block, pages[*index])));
+        for (block, page) in turns.chain(ends) {
+            let ipa = block + page * PAGE;
+            bench.table.unmap(&mut bench.cpu, Ipa::new(ipa), PAGE).unwrap();
+            assert_eq!(bench.mapping(ipa), None);
+        }
+        assert_eq!(bench.machine.allocated_frames(), before, "a table stayed, {order:?}");
+        bench.finish();
+    }
+}
