@@ -14,7 +14,30 @@ pub(crate) fn add(suite: &mut Suite) {
     }
     suite.add("cost::memory::1G", memory_cost);
     suite.add("cost::image", image_size);
+    suite.add("cost::calls", calls_cost);
 }
+
+/// Most instructions of a call about one page, from the host's HVC to the instruction behind it, where tables stand.
+const CALL_LIMITS: [(&str, u64); 13] = [
+    ("hyp-share", 500),
+    ("hyp-unshare", 500),
+    ("hyp-share-restricted", 700),
+    ("hyp-unshare-restricted", 650),
+    ("vm-share", 500),
+    ("vm-unshare", 500),
+    ("vm-donate", 1_500),
+    ("vm-lend", 1_500),
+    // With the wipe: 64 stores of a line each, and the cleaning of as many.
+    ("vm-reclaim", 1_500),
+    ("vm-reclaim-lent", 1_500),
+    ("vm-force-reclaim", 1_600),
+    ("vm-grant-device", 800),
+    ("vm-reclaim-device", 1_000),
+];
+/// Most instructions of the donation of an aligned 2 MiB block, without those that clean it from the caches.
+const BLOCK_LIMIT: u64 = 5_000;
+/// Those that clean it: 36 for 16 lines of 64 bytes, by the loop in `hyp/src/cache.rs`.
+const BLOCK_CLEANING: u64 = (2 << 20) / 64 / 16 * 36;
 
 /// Most bytes of memory that hyp may take at 1 GiB, whatever the number of CPUs.
 const MEMORY_LIMIT: u64 = 5 << 20;
@@ -31,6 +54,36 @@ fn memory_cost(bench: &Bench) -> Result<(), Failure> {
     let held = held.ok_or_else(|| run.failure("hyp did not say how much it holds"))? << 10;
     eprintln!("carve-out at 1 GiB with 8 CPUs: {held} bytes");
     run.require(held <= MEMORY_LIMIT, format!("{held} bytes, more than {MEMORY_LIMIT}"))?;
+    Ok(())
+}
+
+/// What the calls cost, and that it depends neither on how much RAM there is nor on how many other VMs.
+fn calls_cost(bench: &Bench) -> Result<(), Failure> {
+    let run = |mebibytes: u32, vms: u64| {
+        let bootargs = format!("scenario=cost report vms={vms}");
+        let machine = crate::reference::machine(bench, "cost")?.host(bench.images.host()?, &bootargs);
+        let run = machine.cpus(1).memory(mebibytes).count_instructions().run()?;
+        run.completed("cost", 5)?.ended_well()?;
+        run.require(run.value("other-vms")? == vms, "not all of the other VMs were made")?;
+        run.require(run.value("counter-frequency")? == 1_000_000_000, "a tick is no instruction")?;
+        Ok::<_, Failure>(run)
+    };
+    let usual = run(1024, 0)?;
+    for (call, limit) in CALL_LIMITS {
+        let cost = usual.value(&format!("{call}.one"))?;
+        usual.require(cost <= limit, format!("{call}: {cost} instructions, more than {limit}"))?;
+    }
+    let block = usual.value("vm-donate.block")?;
+    let limit = BLOCK_CLEANING + BLOCK_LIMIT;
+    usual.require(block <= limit, format!("donation of a block: {block} instructions, more than {limit}"))?;
+    for (mebibytes, vms) in [(256, 0), (4096, 0), (1024, 60)] {
+        let other = run(mebibytes, vms)?;
+        for (call, _) in CALL_LIMITS {
+            let name = format!("{call}.one");
+            let (here, there) = (usual.value(&name)?, other.value(&name)?);
+            other.require(there == here, format!("{name}: {there} instead of {here} instructions"))?;
+        }
+    }
     Ok(())
 }
 

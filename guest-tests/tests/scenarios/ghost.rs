@@ -18,6 +18,7 @@ pub(crate) fn add(suite: &mut Suite) {
     for (scenario, cpus, least) in SCENARIOS {
         suite.add(format!("ghost::{scenario}"), move |bench| agrees(bench, scenario, cpus, least));
     }
+    suite.add("ghost::torture", torture);
     suite.add("ghost::one_in_eight", one_in_eight);
     suite.add("ghost::wrong_ledger", wrong_ledger);
     suite.add("ghost::wrong_ledger_unseen", wrong_ledger_unseen);
@@ -42,6 +43,15 @@ fn agrees(bench: &Bench, scenario: &str, cpus: u32, least: u64) -> Result<(), Fa
     run.completed(scenario, 1)?.ended_well()?.never_says("panic")?;
     let compared = compared(&run)?;
     run.require(compared >= least, format!("{compared} calls were compared, fewer than {least}"))?;
+    Ok(())
+}
+
+/// Calls by chance, from more CPUs at once than there may be to emulate them; judged by both.
+fn torture(bench: &Bench) -> Result<(), Failure> {
+    let run = machine(bench, "torture seconds=10 seed=4")?.cpus(4).run()?;
+    run.completed("torture", 10)?.ended_well()?.never_says("panic")?;
+    let (calls, compared) = (run.value("calls")?, compared(&run)?);
+    run.require(calls >= 50 && compared >= calls / 2, format!("{compared} compared, of {calls} calls and more"))?;
     Ok(())
 }
 
