@@ -395,7 +395,6 @@ impl<R: Regime> PageTable<R> {
     }
 
     /// [`invalidate_range`](Self::invalidate_range) where it may take more than to write a page's descriptor.
-    #[inline(never)]
     pub(crate) fn invalidate_tables<E: Environment + ?Sized>(
         &mut self,
         environment: &mut E,
