@@ -1,7 +1,7 @@
 //! Running a script.
 
 use crate::executor::{Executor, GuestRequest, Request};
-use crate::expectation::{Outcome, Status};
+use crate::expectation::{Expectation, Outcome, Status};
 use crate::model::{Company, Model, Observed, orders};
 use crate::operand::VmNumber;
 use crate::performed::{Done, Performed, Summary};
@@ -29,6 +29,10 @@ pub struct Driver<'e, E: Executor> {
     /// What should be, until something was seen that cannot be.
     model: Option<Model>,
     wrong: Option<String>,
+    /// Steps to come that were to meet, and follow each other here.
+    apart: u8,
+    /// What was said of a run that took another way is not expected any more.
+    otherwise: bool,
 }
 
 impl<'e, E: Executor> Driver<'e, E> {
@@ -47,6 +51,8 @@ impl<'e, E: Executor> Driver<'e, E> {
             offered: BTreeMap::new(),
             model,
             wrong: None,
+            apart: 0,
+            otherwise: false,
         };
         for (number, setup) in &script.setup.vms {
             driver.create(*number, setup)?;
@@ -85,6 +91,10 @@ impl<'e, E: Executor> Driver<'e, E> {
     }
 
     /// Does all steps; `listen` hears of each, in order.
+    ///
+    /// What comes of two steps that were to meet, and cannot here, is what the script says, or else the run takes another way
+    /// from there on: then only the specification judges. So it is where a call that was done cannot be tried, and where hyp
+    /// lacks frames and did not, or the other way round, unless the executor [counts them](Executor::counts_frames).
     pub fn run(&mut self, script: &Script, mut listen: impl FnMut(&Performed<'_>)) -> Summary {
         let mut summary = Summary::default();
         let mut tell = |index: usize, step: &Step, done: Done| {
@@ -93,7 +103,7 @@ impl<'e, E: Executor> Driver<'e, E> {
                 Ok(Outcome { status: Status::Skipped(_), .. }) => summary.left_out += 1,
                 Ok(_) => {
                     summary.done += 1;
-                    summary.judged += usize::from(step.expected.is_some());
+                    summary.judged += usize::from(step.expected.is_some() && !performed.done.otherwise);
                 }
                 Err(_) => {}
             }
@@ -113,21 +123,37 @@ impl<'e, E: Executor> Driver<'e, E> {
                     index += 3;
                     continue;
                 }
+                self.apart = 2;
                 tell(index, step, Done::of(Outcome::of(Status::Skipped("one step follows the other here"))));
             } else {
                 let done = self.step(step);
-                tell(index, step, done);
+                let otherwise = self.goes_otherwise(step, &done);
+                tell(index, step, Done { otherwise, ..done });
             }
             index += 1;
         }
         summary
     }
 
+    /// True where this step or one before came to something else than in the run of which the script tells, and may.
+    fn goes_otherwise(&mut self, step: &Step, done: &Done) -> bool {
+        let is_apart = self.apart != 0;
+        self.apart = self.apart.saturating_sub(1);
+        if done.is_skipped() {
+            self.otherwise |= step.changes_something();
+        } else if !step.says(done) {
+            let lacks = done.outcome.as_ref().is_ok_and(Outcome::lacks_frames);
+            let lacked = step.expected.as_ref().is_some_and(Expectation::lacks_frames);
+            self.otherwise |= is_apart || (lacks || lacked) && !self.executor.counts_frames();
+        }
+        self.otherwise
+    }
+
     /// Does one step.
     pub fn step(&mut self, step: &Step) -> Done {
         let request = match self.request(step) {
             Ok(request) => request,
-            Err(reason) => return Done { resumed: None, outcome: Err(reason), wrong: None },
+            Err(reason) => return Done { resumed: None, outcome: Err(reason), wrong: None, otherwise: false },
         };
         if let Some(reason) = self.harm(&request) {
             return Done::of(Outcome::of(Status::Skipped(reason)));
@@ -137,7 +163,7 @@ impl<'e, E: Executor> Driver<'e, E> {
             Request::Guest { vm, vcpu, request } => self.guest(cpu, vm, vcpu, request),
             _ => (None, self.perform(cpu, &request)),
         };
-        Done { resumed, outcome: Ok(outcome), wrong: self.wrong.take() }
+        Done { resumed, outcome: Ok(outcome), wrong: self.wrong.take(), otherwise: false }
     }
 
     fn request(&self, step: &Step) -> Result<Request, String> {

@@ -148,6 +148,11 @@ pub trait Executor {
         false
     }
 
+    /// True where hyp lacks frames for tables just where a script says that it does.
+    fn counts_frames(&self) -> bool {
+        false
+    }
+
     /// Does `outer` on a CPU, and `inner` on another when `outer` is at its `boundary`th lock boundary, counted from 1;
     /// after it, where there are not so many. `None` where that cannot be arranged, and nothing has been done.
     fn interleave(

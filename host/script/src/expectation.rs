@@ -68,6 +68,12 @@ impl Outcome {
         Self { status, results, notice: None }
     }
 
+    /// True where hyp had no frame for a table.
+    pub fn lacks_frames(&self) -> bool {
+        self.status == Status::Error(Error::OutOfMemory)
+            || self.notice.is_some_and(|notice| notice.reason == ExitReason::TopUp)
+    }
+
     /// The same for a guest's call: registers that are no results of the function in x0 count as 0, since they are what
     /// they were before.
     pub fn of_guest_call(function: u64, registers: [u64; 4]) -> Self {
@@ -120,6 +126,11 @@ impl Expectation {
     /// What says nothing but how the step ends.
     pub const fn of(status: Status) -> Self {
         Self { status: Some(status), exit: None, results: Vec::new() }
+    }
+
+    /// True where hyp is to have no frame for a table.
+    pub fn lacks_frames(&self) -> bool {
+        self.status == Some(Status::Error(Error::OutOfMemory)) || self.exit == Some(ExitReason::TopUp)
     }
 
     /// True where `outcome` is as it should be.

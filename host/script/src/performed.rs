@@ -26,11 +26,35 @@ pub struct Done {
     pub outcome: Result<Outcome, String>,
     /// Why that cannot be, by the specification.
     pub wrong: Option<String>,
+    /// What the script says does not count any more: it was said of a run in which two steps met as they cannot here, a call
+    /// was done that cannot be tried here, or hyp lacked frames where here it does not, or the other way round.
+    pub otherwise: bool,
 }
 
 impl Done {
     pub(crate) const fn of(outcome: Outcome) -> Self {
-        Self { resumed: None, outcome: Ok(outcome), wrong: None }
+        Self { resumed: None, outcome: Ok(outcome), wrong: None, otherwise: false }
+    }
+
+    /// True where the step could not be tried here.
+    pub(crate) fn is_skipped(&self) -> bool {
+        self.outcome.as_ref().is_ok_and(|outcome| matches!(outcome.status, Status::Skipped(_)))
+    }
+}
+
+impl Step {
+    /// True where it is said that a call is not refused: what comes later may depend on it.
+    pub(crate) fn changes_something(&self) -> bool {
+        let is_call = matches!(self.action, Action::Host(_) | Action::RawCall(..) | Action::Guest(_));
+        let status = self.expected.as_ref().and_then(|expected| expected.status);
+        let is_refused = matches!(status, Some(Status::Error(_) | Status::NotRun(_) | Status::Abort));
+        is_call && status.is_some() && !is_refused
+    }
+
+    /// False where something else came of the step than it says.
+    pub(crate) fn says(&self, done: &Done) -> bool {
+        let Ok(outcome) = &done.outcome else { return true };
+        done.is_skipped() || self.expected.as_ref().is_none_or(|expected| expected.holds(outcome))
     }
 }
 
@@ -42,9 +66,7 @@ impl Performed<'_> {
 
     /// True where the script itself says nothing else.
     fn is_as_said(&self) -> bool {
-        let Ok(outcome) = &self.done.outcome else { return true };
-        let skipped = matches!(outcome.status, Status::Skipped(_));
-        skipped || self.step.expected.as_ref().is_none_or(|expected| expected.holds(outcome))
+        self.done.otherwise || self.step.says(&self.done)
     }
 }
 
@@ -62,8 +84,9 @@ impl fmt::Display for Performed<'_> {
             Ok(_) if matches!(action, Action::Frames(_) | Action::Interleave(_)) => {}
             Ok(outcome) => write!(f, " => {outcome}")?,
         }
-        if let Some(expected) = expected.as_ref().filter(|_| !self.is_as_said()) {
-            write!(f, "   # EXPECTED: {expected}")?;
+        if let Some(expected) = expected.as_ref().filter(|_| !self.step.says(&self.done)) {
+            let word = if self.done.otherwise { "otherwise" } else { "EXPECTED" };
+            write!(f, "   # {word}: {expected}")?;
         }
         match &self.done.wrong {
             Some(wrong) => write!(f, "   # WRONG: {wrong}"),

@@ -5,8 +5,9 @@ use crate::vm::Vm;
 use abi::Error;
 use abi::host::{MAX_VMS, VmHandle};
 use core::ops::Deref;
-use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering};
+use ownership::door::{Door, Inside};
 use ownership::{Lock, Rank, VmSlot};
 
 /// How far a VM is in its life.
@@ -36,8 +37,34 @@ struct Entries {
 /// All VMs.
 pub struct VmTable {
     entries: Lock<Entries>,
-    /// How many [`VmReference`]s to each VM there are. They are counted up under the lock, and down without it.
-    users: [AtomicU32; MAX_VMS],
+    /// The way in to each VM. While nobody holds the lock, it is open to those that are live or dying and have memory, and
+    /// to no others. Who holds the lock opens and closes it.
+    ways: [Way; MAX_VMS],
+}
+
+/// The way in to the VM of one slot.
+struct Way {
+    /// Its name is the VM's handle, and its flag says that the VM is dying.
+    door: Door,
+    /// Where the VM is while the door is open.
+    vm: AtomicPtr<Vm>,
+}
+
+impl Way {
+    const fn closed() -> Self {
+        Self { door: Door::closed(), vm: AtomicPtr::new(null_mut()) }
+    }
+
+    /// Opens it, closed until now, to a VM that is live or dying.
+    fn open(&self, handle: VmHandle, life: Life, vm: NonNull<Vm>) {
+        self.vm.store(vm.as_ptr(), Ordering::Relaxed);
+        self.door.open(handle.0, life == Life::Dying);
+    }
+
+    fn enter(&self, handle: VmHandle, allow: impl Fn(Life) -> bool) -> Option<VmReference<'_>> {
+        let inside = self.door.enter(handle.0, |dying| allow(if dying { Life::Dying } else { Life::Live }))?;
+        Some(VmReference { vm: self.vm.load(Ordering::Relaxed), _inside: inside })
+    }
 }
 
 impl VmTable {
@@ -48,7 +75,7 @@ impl VmTable {
                 Rank::VmTable,
                 Entries { entries: [const { Entry { name: None, object: None } }; MAX_VMS], last_handle: 0 },
             ),
-            users: [const { AtomicU32::new(0) }; MAX_VMS],
+            ways: [const { Way::closed() }; MAX_VMS],
         }
     }
 
@@ -100,24 +127,35 @@ impl VmTable {
     /// Uses the VM in a slot, whatever its name: one that has been initialised, live or dying.
     pub fn in_slot(&self, slot: VmSlot) -> Option<VmReference<'_>> {
         let table = self.entries.lock();
-        let object = table.entries.get(slot.number())?.object.as_ref()?;
-        let users = self.users.get(slot.number())?;
-        users.fetch_add(1, Ordering::Acquire);
-        Some(VmReference { vm: object.pointer(), users })
+        let (name, _) = table.entries.get(slot.number())?.name?;
+        self.enter(name, |_| true)
     }
 
-    fn reference(
-        &self,
-        handle: VmHandle,
-        allow: impl FnOnce(Life) -> Result<(), Error>,
-    ) -> Result<VmReference<'_>, Error> {
+    fn reference(&self, handle: VmHandle, allow: impl Fn(Life) -> Result<(), Error>) -> Result<VmReference<'_>, Error> {
+        if let Some(reference) = self.enter(handle, |life| allow(life).is_ok()) {
+            return Ok(reference);
+        }
+        // It may be closed only for the time of a change; the lock tells.
         let table = self.entries.lock();
-        let (slot, entry, life) = table.find(handle)?;
+        let (_, _, life) = table.find(handle)?;
         allow(life)?;
-        let object = entry.object.as_ref().ok_or(Error::WrongState)?;
-        let users = self.users.get(slot).ok_or(Error::VmGone)?;
-        users.fetch_add(1, Ordering::Acquire);
-        Ok(VmReference { vm: object.pointer(), users })
+        self.enter(handle, |_| true).ok_or(Error::WrongState)
+    }
+
+    fn enter(&self, handle: VmHandle, allow: impl Fn(Life) -> bool) -> Option<VmReference<'_>> {
+        self.ways.get(slot_of(handle))?.enter(handle, allow)
+    }
+
+    /// Opens the way to an initialised VM. The lock is held.
+    fn open(&self, handle: VmHandle, life: Life, object: Option<&Object<Vm>>) {
+        if let (Some(way), Some(object)) = (self.ways.get(slot_of(handle)), object) {
+            way.open(handle, life, object.pointer());
+        }
+    }
+
+    /// Closes the way to a VM, and says whether it is closed: not while somebody uses the VM. The lock is held.
+    fn close(&self, index: usize) -> bool {
+        self.ways.get(index).is_some_and(|way| way.door.close())
     }
 
     /// Lets one CPU initialise a reserved VM, in the slot that comes with the guard.
@@ -148,8 +186,8 @@ impl VmTable {
         let (index, life) = table.find(handle).map(|(index, _, life)| (index, life))?;
         match life {
             Life::Reserved => {}
-            Life::Live if self.is_used(index) => return Err(Error::Busy),
-            Life::Live => {}
+            Life::Live if self.close(index) => {}
+            Life::Live => return Err(Error::Busy),
             Life::Changing => return Err(Error::Busy),
             Life::Dying => return Err(Error::WrongState),
         }
@@ -158,6 +196,7 @@ impl VmTable {
             if let Some(vm) = &entry.object {
                 vm.memory().lock().start_teardown();
             }
+            self.open(handle, Life::Dying, entry.object.as_ref());
         }
         Ok(())
     }
@@ -171,9 +210,8 @@ impl VmTable {
         let mut table = self.entries.lock();
         let (index, life) = table.find(handle).map(|(index, _, life)| (index, life))?;
         match life {
-            Life::Dying if self.is_used(index) => return Err(Error::Busy),
-            Life::Dying => {}
-            Life::Changing => return Err(Error::Busy),
+            Life::Dying if self.close(index) => {}
+            Life::Dying | Life::Changing => return Err(Error::Busy),
             Life::Reserved | Life::Live => return Err(Error::WrongState),
         }
         let entry = table.entries.get_mut(index).ok_or(Error::VmGone)?;
@@ -184,11 +222,6 @@ impl VmTable {
     /// How far a VM is; `None` where there is none of that name.
     pub fn life(&self, handle: VmHandle) -> Option<Life> {
         self.entries.lock().find(handle).ok().map(|(_, _, life)| life)
-    }
-
-    /// True while somebody has a reference to the VM in a slot. The lock is held, so nobody makes a new one.
-    fn is_used(&self, index: usize) -> bool {
-        self.users.get(index).is_none_or(|users| users.load(Ordering::Acquire) != 0)
     }
 }
 
@@ -239,24 +272,19 @@ const _: () = assert!(MAX_VMS.is_power_of_two());
 /// The use of a VM; while there is one, the VM is neither torn down nor taken apart.
 #[derive(Debug)]
 pub struct VmReference<'a> {
-    vm: NonNull<Vm>,
-    users: &'a AtomicU32,
+    vm: *const Vm,
+    _inside: Inside<'a>,
 }
 
 impl Deref for VmReference<'_> {
     type Target = Vm;
 
     fn deref(&self) -> &Vm {
-        // SAFETY: the pointer came from the table's `Object<Vm>` under the table's lock, where this reference was
-        // counted. `begin_finalise`, the only one to take the object out, refuses while the count is not zero, so the
-        // VM stays where it is, and is not borrowed mutably, until this reference is dropped.
-        unsafe { self.vm.as_ref() }
-    }
-}
-
-impl Drop for VmReference<'_> {
-    fn drop(&mut self) {
-        self.users.fetch_sub(1, Ordering::Release);
+        // SAFETY: the pointer was stored before the door was opened, to the table's `Object<Vm>`, and is not changed while the
+        // door is open, which it is for as long as this reference is inside. `begin_finalise`, the only one to take the object
+        // out, closes it first or refuses; so the VM stays where it is, and is not borrowed mutably, until this reference
+        // is dropped.
+        unsafe { &*self.vm }
     }
 }
 
@@ -284,7 +312,9 @@ impl Drop for Initialising<'_> {
     fn drop(&mut self) {
         let object = self.object.take();
         let life = if object.is_some() { Life::Live } else { Life::Reserved };
-        self.table.entries.lock().set(self.slot.number(), Some((self.handle, life)), object);
+        let mut table = self.table.entries.lock();
+        self.table.open(self.handle, life, object.as_ref());
+        table.set(self.slot.number(), Some((self.handle, life)), object);
     }
 }
 
@@ -317,14 +347,20 @@ impl Finalising<'_> {
 impl Drop for Finalising<'_> {
     fn drop(&mut self) {
         let name = if self.finished { None } else { Some((self.handle, Life::Dying)) };
-        let object = self.object.take();
-        self.table.entries.lock().set(self.index, name, object);
+        let object = self.object.take().filter(|_| !self.finished);
+        let mut table = self.table.entries.lock();
+        self.table.open(self.handle, Life::Dying, object.as_ref());
+        table.set(self.index, name, object);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
 
     fn entries(last_handle: u32) -> Entries {
         Entries { entries: [const { Entry { name: None, object: None } }; MAX_VMS], last_handle }
@@ -356,5 +392,22 @@ mod tests {
             last = handle.0;
             table.last_handle = last;
         }
+    }
+
+    /// Who waits at each run of a vCPU may find the next interrupt pending each time, and the guest gets nowhere.
+    #[test]
+    fn who_uses_a_vm_does_not_wait_for_who_holds_the_table() {
+        let table = VmTable::new();
+        let handle = table.reserve().unwrap();
+        // Nobody looks at the VM.
+        table.ways[slot_of(handle)].open(handle, Life::Live, NonNull::dangling());
+        let (tell, told) = mpsc::channel();
+        thread::scope(|scope| {
+            let held = table.entries.lock();
+            scope.spawn(|| tell.send(table.live(handle).is_ok()).unwrap());
+            let answer = told.recv_timeout(Duration::from_secs(20));
+            drop(held);
+            assert_eq!(answer, Ok(true));
+        });
     }
 }

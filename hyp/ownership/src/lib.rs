@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod annotation;
+pub mod door;
 pub mod environment;
 pub mod fault;
 pub mod guest_memory;

@@ -57,7 +57,8 @@ impl Model {
         {
             // Torn down before it could do anything.
             let torn_down = company == Company::Others && error == Error::VmGone;
-            return if torn_down { Ok(None) } else { Err(format!("the vCPU is to run, not {outcome}")) };
+            let off = error == Error::WrongState && self.may_be_off(handle);
+            return if torn_down || off { Ok(None) } else { Err(format!("the vCPU is to run, not {outcome}")) };
         }
         let judged = match request {
             GuestRequest::Call { function, arguments } => {
@@ -67,6 +68,13 @@ impl Model {
             GuestRequest::Resume => Ok(None),
         }?;
         Ok(self.note_stopped(judged, (handle, vcpu), request, outcome))
+    }
+
+    /// True where a vCPU of the VM's has made a call of which the model knows nothing, and did not come past it: PSCI turns
+    /// vCPUs off, and VMs.
+    fn may_be_off(&self, handle: VmHandle) -> bool {
+        let is_unknown = |request: &GuestRequest| matches!(request, GuestRequest::Call { function, .. } if GuestFunction::from_register(*function).is_none());
+        self.stopped.iter().any(|((vm, _), request)| *vm == handle && is_unknown(request))
     }
 
     /// Takes note of whether the vCPU came past its action.

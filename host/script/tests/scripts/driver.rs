@@ -154,6 +154,30 @@ fn a_vcpu_that_is_stopped_goes_on_with_that_first() {
     assert_eq!(machine.log[1..], [&share, resume, resume, features, features]);
 }
 
+/// How a script goes on that ends with a step which comes out other than it says: whether that counts as a failure.
+#[test]
+fn what_was_said_of_a_run_that_took_another_way_does_not_count() {
+    let own = HOSTS_OWN.raw();
+    let pair = "0: interleave 1\n0: hyp_share page 0 => ok\n1: hyp_share page 0 => ok\n".to_owned();
+    for (start, answers, fails) in [
+        (pair.clone(), vec![[0; 4], refusal(Error::WrongState)], 0),
+        (pair, vec![], 1),
+        ("0: hyp_share page 0 => OutOfMemory\n".to_owned(), vec![], 0),
+        ("0: hyp_share page 0 => ok\n".to_owned(), vec![refusal(Error::OutOfMemory)], 0),
+        (format!("0: hyp_share page raw {own} => ok\n"), vec![], 0),
+        (format!("0: hyp_share page raw {own} => NotYours\n"), vec![], 1),
+        (format!("0: read page raw {own} => ok\n"), vec![], 1),
+        ("0: hyp_share page 0 => ok\n".to_owned(), vec![], 1),
+        ("0: hyp_share page 0 => ok\n".to_owned(), vec![refusal(Error::Busy)], 2),
+    ] {
+        let mut machine = Recorder { answers: answers.into(), ..Recorder::default() };
+        let (summary, transcript) = run(&mut machine, &format!("{start}0: version => Busy\n"));
+        assert_eq!(summary.failed, fails, "{transcript:#?}");
+        let word = if fails == 0 { "# otherwise: Busy" } else { "# EXPECTED: Busy" };
+        assert!(transcript.last().unwrap().ends_with(word), "{transcript:#?}");
+    }
+}
+
 #[test]
 fn interleaved_steps_are_one_act_where_that_can_be_had() {
     let text = "0: interleave 2\n0: hyp_share page 0\n1: hyp_share page 0 => Busy\n0: version\n";

@@ -5,9 +5,9 @@
 
 use super::journal::{Choices, Counts};
 use super::{Torture, stage};
-use crate::report;
 use crate::scenario::actor::Actor;
 use crate::scenario::machine;
+use crate::{interrupt, report};
 use abi::host::HostCall;
 use abi::{Error, PAGE_SHIFT, PhysAddr};
 use alloc::format;
@@ -117,8 +117,9 @@ impl<'a> Contest<'a> {
         Ok(())
     }
 
-    /// Some rounds of CPU `index`. All CPUs call this at the same time; those that have no seat watch.
-    pub fn fight(&self, index: usize, rounds: usize) {
+    /// Some rounds of CPU `index`; no more begins after the `deadline` in microseconds. All CPUs call this at the same time;
+    /// those that have no seat watch.
+    pub fn fight(&self, index: usize, rounds: usize, deadline: u64) {
         for _ in 0..rounds {
             let names = self.beliefs.lock().names.clone();
             self.torture.barrier.wait_and_start_together();
@@ -126,10 +127,17 @@ impl<'a> Contest<'a> {
                 self.act(index, &mut seat.lock(), &names);
             }
             self.torture.barrier.wait();
-            if index == 0 && !self.torture.stop.load(Ordering::Acquire) {
+            if index == 0 {
                 self.judge();
+                if interrupt::microseconds() >= deadline {
+                    self.torture.stop.store(true, Ordering::Release);
+                }
             }
             self.torture.barrier.wait();
+            // Nobody sets it before all meet again, so all go on or none does.
+            if self.torture.stop.load(Ordering::Acquire) {
+                break;
+            }
         }
     }
 

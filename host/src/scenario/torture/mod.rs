@@ -37,9 +37,9 @@ use worker::Worker;
 /// Seconds where nothing is said.
 const SECONDS: u64 = 20;
 /// Steps on its own that a CPU makes before all meet.
-const STEPS_APART: u64 = 128;
+const STEPS_APART: u64 = 32;
 /// Rounds that they fight when they meet.
-const ROUNDS: usize = 16;
+const ROUNDS: usize = 4;
 /// One step in so many the spinning guest gets the CPU.
 const SPINS: u64 = 4096;
 /// Ticks for which it spins before the rest begins.
@@ -175,7 +175,8 @@ impl Torture<'_> {
     ) {
         loop {
             for _ in 0..STEPS_APART {
-                if self.stop.load(Ordering::Acquire) {
+                // Where CPUs are emulated, and fewer than they seem, a step may take a tenth of a second.
+                if self.stop.load(Ordering::Acquire) || interrupt::microseconds() >= deadline {
                     break;
                 }
                 worker.step();
@@ -193,7 +194,7 @@ impl Torture<'_> {
             if self.stop.load(Ordering::Acquire) {
                 break;
             }
-            contest.fight(index, ROUNDS);
+            contest.fight(index, ROUNDS, deadline);
         }
         self.counts.lock().add(worker.counts());
     }

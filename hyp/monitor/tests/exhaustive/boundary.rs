@@ -1,7 +1,8 @@
 //! Another CPU's turn, where a CPU is about to take a lock and holds none.
 //!
 //! Locks tell that they are taken by asking for the word in which the CPU keeps what it holds. Between two such moments
-//! without a lock in between, a CPU does nothing that others see, so that these are all the points that matter.
+//! without a lock in between, a CPU does nothing that others see, so that these are all the points that matter. There is one
+//! exception: to go in to a VM by its handle takes no lock, so that no turn comes between a lock and that.
 
 use ownership::Rank;
 use ownership::lock::install_order_check;

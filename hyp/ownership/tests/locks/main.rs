@@ -5,6 +5,7 @@
 //! which no ordering says which comes first are reported, whether or not they happen to meet. So one check stands for
 //! three: nobody else is in, what the last holder wrote is seen, and what it read was not what the next one writes.
 
+mod doors;
 mod model;
 mod orderings;
 mod transitions;

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
+use ownership::door::Door;
 use ownership::lock::{Lock, Rank};
 use ownership::shared_lock::SharedLock;
 use ownership::turns::{Turns, Word};
@@ -81,6 +82,11 @@ unsafe impl Word for ModelWord {
 /// An entry in which nobody is.
 pub fn turns(flaw: Option<Flaw>) -> Turns<ModelWord> {
     Turns::of(ModelWord::new(flaw), ModelWord::new(flaw))
+}
+
+/// A closed door in a word of loom's.
+pub fn door(flaw: Option<Flaw>) -> Door<ModelWord> {
+    Door::of(ModelWord::new(flaw))
 }
 
 /// A lock of loom's words.

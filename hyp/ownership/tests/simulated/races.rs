@@ -149,6 +149,39 @@ fn faults_are_not_put_off_for_ever() {
     world.compare("after the faults");
 }
 
+/// True where so many faults are all put off while another CPU holds the host's lock, and none waits for it.
+fn are_put_off(world: &World, count: u32) -> bool {
+    let fault = move || {
+        let mut cpu = world.cpu.other(1);
+        for _ in 0..count {
+            let outcome = world.ownership.resolve_host_fault(&mut cpu, Ipa::new((LOW + 3) << 12), Access::Read);
+            assert_eq!(outcome, HostFault::Resume);
+        }
+    };
+    let mut all = false;
+    thread::scope(|scope| {
+        while_the_host_is_locked(world, &mut || {
+            let faults = scope.spawn(fault);
+            let patience = Instant::now();
+            while !faults.is_finished() && patience.elapsed() < Duration::from_secs(10) {
+                thread::yield_now();
+            }
+            all = faults.is_finished();
+        });
+    });
+    all
+}
+
+#[test]
+fn once_a_fault_is_resolved_as_many_are_put_off_again() {
+    let world = World::new();
+    assert!(are_put_off(&world, MOST_FAULTS_PUT_OFF));
+    let mut cpu = world.cpu.clone();
+    assert_eq!(world.host_access(&mut cpu, Pfn::new(LOW + 3), Access::Read), HostFault::Resume);
+    assert!(are_put_off(&world, MOST_FAULTS_PUT_OFF));
+    world.compare("after the faults");
+}
+
 /// The pages that CPUs are at odds about: both sides of a block's edge.
 const PAGES: Range<u64> = LOW + 510..LOW + 515;
 
