@@ -85,7 +85,7 @@ help:
 	@echo '  make setup      get all that is needed: Rust for aarch64, QEMU, dtc, Debian'"'"'s arm64 kernel; once, safe to repeat'
 	@echo '  make run        boot Freehold in QEMU with the reference host and one protected guest; ends by itself'
 	@echo '  make build      build the images into $(BUILD)/'
-	@echo '  make replay     run a script of calls, FILE=path, with the reference host (host/script says what one looks like)'
+	@echo '  make replay     run a script of calls, FILE=path, on the simulated machine and in QEMU (host/script says what it looks like)'
 	@echo '  make test       unit tests, build, seeds of the fuzzers and scenario tests; ends with "N passed, N failed"'
 	@echo '  make unit       the tests of the portable crates, on this machine'
 	@echo '  make exhaustive every state and every call of the ownership model, the whole size (half an hour)'
@@ -94,8 +94,11 @@ help:
 	@echo '  make fmt        format the source (CHECK=1 only checks)'
 	@echo '  make doc        the reference as HTML, warnings denied'
 	@echo '  make bench      instruction counts (needs valgrind) and times of the translation tables, beside another crate'"'"'s'
-	@echo '  make fuzz       fuzz the translation tables (needs cargo-fuzz): TARGET=tables or TARGET=contents'
-	@echo '  make fuzz-seeds run every seed of the fuzz targets once, without a fuzzer'
+	@echo '  make fuzz       fuzz (needs cargo-fuzz): TARGET=ownership, what host and guests ask of hyp; TARGET=tables or'
+	@echo '                  TARGET=contents, the translation tables'
+	@echo '  make fuzz-seeds run every seed of the fuzz targets and every kept script once, without a fuzzer'
+	@echo '  make fuzz-demo  plant a bug in a copy of the tree, find it by fuzzing, shrink it, and see it fail in QEMU too'
+	@echo '  make coverage   which lines of ownership and of the decoder the seeds of TARGET=ownership reach'
 	@echo '  make clean      remove what was built (not what make setup fetched)'
 	@echo 'Variables:'
 	@echo '  HOST=reference  which host runs: reference, or linux (Debian'"'"'s kernel with a busybox shell; Ctrl-A x ends QEMU)'
@@ -198,12 +201,26 @@ else
 	@scripts/run-reference-host $(QEMU_COMMAND)
 endif
 
-# A script of calls (host/script), run by the reference host against the real hyp.
+# A script of calls (host/script): first on the simulated machine, then by the reference host against the real hyp. It
+# must come out as it says, and as the specification does, on both.
 .PHONY: replay
-replay: INITRD = $(BUILD)/replay.cpio
-replay: BOOTARGS = scenario=replay report $(APPEND)
-replay: build
+replay:
+	@status=0; \
+	for where in simulated qemu; do $(MAKE) --no-print-directory replay-$$where || status=1; done; \
+	exit $$status
+
+.PHONY: replay-script
+replay-script:
 	@[ -r '$(FILE)' ] || { echo 'Say which script: make replay FILE=path' >&2; exit 1; }
+
+.PHONY: replay-simulated
+replay-simulated: replay-script
+	@cd fuzz && $(CARGO) run $(LOCKED) --quiet --target-dir $(FUZZ_TARGET_DIRECTORY) --bin replay -- '$(abspath $(FILE))'
+
+.PHONY: replay-qemu
+replay-qemu: INITRD = $(BUILD)/replay.cpio
+replay-qemu: BOOTARGS = scenario=replay report $(APPEND)
+replay-qemu: replay-script build
 	@rm -rf $(BUILD)/replay && mkdir -p $(BUILD)/replay && cp '$(FILE)' $(BUILD)/replay/script
 	@cp $(BUILD)/guests/pack/* $(BUILD)/replay/
 	@cd $(BUILD)/replay && printf '%s\n' script $(GUESTS) | cpio --quiet -o -H newc > $(BUILD_PATH)/replay.cpio
@@ -262,6 +279,14 @@ fuzz:
 fuzz-seeds:
 	$(SEEDS)
 
+.PHONY: fuzz-demo
+fuzz-demo:
+	@MAKE='$(MAKE)' CARGO=$(CARGO) FREEHOLD_BUILD=$(BUILD_PATH) fuzz/demo/run
+
+.PHONY: coverage
+coverage:
+	@CARGO=$(CARGO) FUZZ_TARGET_DIRECTORY=$(FUZZ_TARGET_DIRECTORY) fuzz/coverage
+
 .PHONY: doc
 doc: $(BUILD)/hyp.stripped.elf
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc $(LOCKED) --no-deps
@@ -271,4 +296,4 @@ doc: $(BUILD)/hyp.stripped.elf
 .PHONY: clean
 clean:
 	$(CARGO) clean
-	rm -rf $(BUILD)/*.img $(BUILD)/*.elf $(BUILD)/guests $(BUILD)/guests.cpio $(BUILD)/replay $(BUILD)/replay.cpio
+	rm -rf $(BUILD)/*.img $(BUILD)/*.elf $(BUILD)/guests $(BUILD)/guests.cpio $(BUILD)/replay $(BUILD)/replay.cpio $(BUILD)/fuzz-demo

@@ -37,18 +37,31 @@ pub struct Actor {
     progress: Progress,
     /// Somebody has run it since the request was made, and did not look what came of it.
     unwatched: bool,
+    /// What it read or wrote last, since somebody asked.
+    touched: Option<Touched>,
+}
+
+/// An access that was made, and not by the host in the guest's place.
+#[derive(Clone, Copy, Debug)]
+pub struct Touched {
+    /// How.
+    pub access: Access,
+    /// Where.
+    pub ipa: Ipa,
+    /// What was read.
+    pub value: u64,
 }
 
 impl Default for Actor {
     fn default() -> Self {
-        Self { progress: Progress::Idle, unwatched: false }
+        Self { progress: Progress::Idle, unwatched: false, touched: None }
     }
 }
 
 impl Actor {
     /// Gives it something to do, in the place of what it may not have come past.
     pub fn start(&mut self, request: GuestRequest) {
-        *self = Self { progress: Progress::New(request), unwatched: false };
+        *self = Self { progress: Progress::New(request), ..Self::default() };
     }
 
     /// The vCPU is run by somebody who does not look what comes of its request.
@@ -59,6 +72,11 @@ impl Actor {
     /// True where some of what comes of its request may have come already.
     pub fn is_unwatched(&self) -> bool {
         self.unwatched
+    }
+
+    /// What it read or wrote since this was asked last.
+    pub fn take_touched(&mut self) -> Option<Touched> {
+        self.touched.take()
     }
 
     /// Takes away what it has to do.
@@ -147,7 +165,10 @@ impl Actor {
             general.x[REGISTER] = Access::word(value);
         }
         match touch(access) {
-            Ok((_, value)) => self.done(read_outcome(access, value)),
+            Ok((_, value)) => {
+                self.touched = Some(Touched { access, ipa, value });
+                self.done(read_outcome(access, value))
+            }
             Err(fault) => {
                 self.progress = Progress::Tried(request);
                 general.pc = ACCESS;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::host::{HostCall, VM_PROTECTED, VmHandle};
 use abi::run::ExitReason;
-use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange};
+use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange, psci};
 use call_script::{Access, Executor, GuestRequest, Notice, Outcome, Places, Request, Status, VmNumber, VmSetup};
 use memsim::{Fault, Machine, TreeKind};
 use monitor::HostAction;
@@ -15,23 +15,27 @@ use monitor::vcpu::VcpuState;
 use monitor::vm::VmPower;
 use ownership_spec::{Frame, Guest, Specification};
 use simulation::{
-    CPUS, DEVICE, GUEST_ENTRY, GUEST_RAM, IPA_BITS, Layout, Options, PA_BITS, RAM, SimulatedMonitor, TestPlatform,
-    World, hvc, smccc,
+    CPUS, DEVICE, GUEST_ENTRY, GUEST_RAM, Layout, Options, PA_BITS, RAM, SimulatedMonitor, TestPlatform, World, hvc,
+    smccc,
 };
 
-use super::actor::{Actor, exception, is_passed_over, touch};
+use super::actor::{Actor, Touched, exception, is_passed_over, touch};
 use super::guest_calls::Expected;
 use super::host_calls::{Results, VCPU_PAGES, VM_OBJECT_PAGES, handle_of};
 use super::model::{Life, Model, Stuck, VmModel};
 use super::watch::{Interruption, Pending, Watch};
 
-/// Pages of the device that scripts name.
-const DEVICE_PAGES: u64 = 8;
+/// Bits of the addresses of guests, and pages of the root of their tables, as the reference host makes them.
+const IPA_BITS: u64 = 32;
+const ROOT_PAGES: u64 = 4;
+/// Pages of the device that scripts name: as many as QEMU's board has to spare.
+const DEVICE_PAGES: u64 = 4;
 /// Pages for tables that a VM of the setup gets: enough for some frames here and there.
 const CACHE_PAGES: u64 = 6;
 /// Pages for each VM of the setup, with at most this many vCPUs.
 const MAX_SETUP_VCPUS: u64 = 2;
-const VM_PAGES: u64 = 1 + VM_OBJECT_PAGES + MAX_SETUP_VCPUS * (1 + VCPU_PAGES) + CACHE_PAGES;
+const VM_PAGES: u64 =
+    (ROOT_PAGES + VM_OBJECT_PAGES + MAX_SETUP_VCPUS * (1 + VCPU_PAGES) + CACHE_PAGES).next_multiple_of(ROOT_PAGES);
 /// Pages of the carve-out, the roots among them: more frames than the tables of so small a machine take.
 const CARVE_OUT_PAGES: u64 = 40;
 /// Attempts after which a fault, or a guest, is taken not to come to an end.
@@ -42,6 +46,9 @@ const ENDLESS: usize = 16;
 pub struct Bench {
     shared: Arc<Shared>,
 }
+
+/// A vCPU's script, which the CPU follows that runs it.
+type SharedActor = Arc<Mutex<Actor>>;
 
 struct Shared {
     monitor: Arc<SimulatedMonitor>,
@@ -55,7 +62,8 @@ struct Shared {
     cpus: Mutex<Vec<Option<TestPlatform>>>,
     /// What is to happen at a lock boundary of each CPU's.
     pending: Vec<Pending>,
-    actors: Mutex<BTreeMap<(u64, u64), Arc<Mutex<Actor>>>>,
+    /// What each vCPU does, by the VM's handle and the vCPU's index.
+    actors: Mutex<BTreeMap<(u64, u64), SharedActor>>,
     names: Mutex<BTreeMap<VmNumber, VmHandle>>,
 }
 
@@ -66,7 +74,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Bench {
     /// A machine with a pool of `pages` pages, and room for `vms` VMs of a setup.
     pub fn new(pages: u64, vms: u64) -> Self {
-        let layout = Layout { ram_pages: pages + vms * VM_PAGES + CARVE_OUT_PAGES, carve_out_pages: CARVE_OUT_PAGES };
+        let first_vm = pages.next_multiple_of(ROOT_PAGES);
+        let layout =
+            Layout { ram_pages: first_vm + vms * VM_PAGES + CARVE_OUT_PAGES, carve_out_pages: CARVE_OUT_PAGES };
         let World { monitor, machine, layout, cpu0 } = World::with(Options { layout, ..Options::default() });
         let places = Places {
             pool: Pfn::new(RAM),
@@ -77,8 +87,8 @@ impl Bench {
             device_pages: DEVICE_PAGES,
             frames: Places::FRAMES,
             ipa_bits: IPA_BITS,
-            vm_pages: 1 + VM_OBJECT_PAGES,
-            vm_alignment: 1,
+            vm_pages: ROOT_PAGES + VM_OBJECT_PAGES,
+            vm_alignment: ROOT_PAGES,
             vcpu_pages: VCPU_PAGES,
         };
         let pages_of = |range: PhysRange| Pfn::containing(range.start)..Pfn::containing(range.end);
@@ -92,7 +102,7 @@ impl Bench {
             Some(cpu)
         });
         let cpus = Mutex::new(cpus.collect());
-        let next_vm = Mutex::new(RAM + pages);
+        let next_vm = Mutex::new(RAM + first_vm);
         let (actors, names) = (Mutex::default(), Mutex::default());
         let shared = Shared { monitor, machine, layout, places, next_vm, model, cpus, pending, actors, names };
         Self { shared: Arc::new(shared) }
@@ -170,6 +180,9 @@ impl Bench {
         }
         let (registers, starved) = self.registers_of_call(index, function, arguments);
         self.release_vms(used);
+        if call == HostCall::VcpuRun {
+            self.check_word(handle_of(arguments[0]), arguments[1]);
+        }
         let [x0, results @ ..] = registers;
         let result = match Error::from_register(x0) {
             None if x0 == 0 => Ok(results),
@@ -189,6 +202,7 @@ impl Bench {
             _ => false,
         };
         assert!(as_expected || !foreseen, "{call:?} {arguments:#x?}: {result:x?}, expected {expected:x?}");
+        self.note_tables(call, arguments[0], result);
         if let Ok(results) = result {
             self.note(call, arguments, results);
         } else if call == HostCall::VmFinalise {
@@ -263,7 +277,7 @@ impl Bench {
     }
 
     /// What a vCPU does.
-    fn actor(&self, handle: VmHandle, vcpu: u64) -> Arc<Mutex<Actor>> {
+    fn actor(&self, handle: VmHandle, vcpu: u64) -> SharedActor {
         lock(&self.shared.actors).entry((handle.0.into(), vcpu)).or_default().clone()
     }
 
@@ -331,10 +345,19 @@ impl Bench {
             compare(&request, &outcome, &expected, starved);
         }
         self.note_stuck(handle, &outcome);
-        if let GuestRequest::Access { access, ipa } = request {
-            self.check_word(handle, access, ipa, &outcome);
-        }
+        self.check_word(handle, vcpu);
         outcome
+    }
+
+    /// Takes note that a VM's tables need pages, or that it got some.
+    fn note_tables(&self, call: HostCall, handle: u64, result: Result<[u64; 3], Error>) {
+        let mut model = self.model();
+        if call == HostCall::VcpuTopUp && result.is_ok() && model.stuck.get(&handle) == Some(&Stuck::Tables) {
+            model.stuck.remove(&handle);
+        }
+        if result == Err(Error::OutOfMemory) && model.cache_was_short {
+            model.stuck.entry(handle).or_insert(Stuck::Tables);
+        }
     }
 
     fn note_stuck(&self, handle: VmHandle, outcome: &Outcome) {
@@ -370,7 +393,7 @@ impl Bench {
 
     /// Runs a vCPU that may run until it has done what it is to do, or cannot come past it; and says whether a lack of
     /// frames is a reason for that.
-    fn run(&self, index: usize, handle: VmHandle, vcpu: u64, actor: &Arc<Mutex<Actor>>) -> (Outcome, bool) {
+    fn run(&self, index: usize, handle: VmHandle, vcpu: u64, actor: &SharedActor) -> (Outcome, bool) {
         let (mut notice, mut starved) = (None, false);
         for _ in 0..ENDLESS {
             self.prepare_run(index, handle, vcpu);
@@ -399,14 +422,18 @@ impl Bench {
     }
 
     /// What a guest reads must be what was written last, and what it writes is.
-    fn check_word(&self, handle: VmHandle, access: Access, ipa: Ipa, outcome: &Outcome) {
-        if outcome.status != Status::Ok || outcome.notice.is_some() || ipa.page_offset() >= 8 {
+    fn check_word(&self, handle: VmHandle, vcpu: u64) {
+        let mut model = self.model();
+        if model.with_vcpu(handle.0.into(), vcpu).is_err() {
             return;
         }
-        let mut model = self.model();
+        let touched = lock(&self.actor(handle, vcpu)).take_touched();
+        let Some(Touched { access, ipa, value }) = touched.filter(|touched| touched.ipa.page_offset() < 8) else {
+            return;
+        };
         let Some(vm) = model.vm(handle).map(VmModel::vm) else { return };
         if let Frame::Memory(pfn) = model.spec.frame(vm, Gfn::containing(ipa)) {
-            model.accessed(pfn, access, outcome.results[0]);
+            model.accessed(pfn, access, value);
         }
     }
 
@@ -464,6 +491,7 @@ impl Bench {
 
     /// Lets hyp find so many frames.
     fn limit(&self, count: Option<u32>) {
+        self.model().has_few_frames = count.is_some();
         match count {
             Some(count) => self.shared.machine.fail_allocations_after(count as usize),
             None => self.shared.machine.allow_allocations(),
@@ -498,7 +526,14 @@ impl Bench {
             page += 1 + VCPU_PAGES;
         }
         done(HostCall::VcpuTopUp, &[handle, 0, page, CACHE_PAGES])?;
-        Ok(handle_of(handle))
+        let handle = handle_of(handle);
+        for index in 1..setup.vcpus {
+            let arguments = [index, GUEST_ENTRY, 0, 0, 0, 0, 0];
+            let request = GuestRequest::Call { function: psci::CPU_ON_64.into(), arguments };
+            let outcome = self.act(0, handle, 0, &request, true);
+            assert_eq!(outcome.status, Status::Ok, "CPU_ON of vCPU {index}");
+        }
+        Ok(handle)
     }
 }
 
@@ -551,6 +586,10 @@ impl Executor for Bench {
         true
     }
 
+    fn counts_frames(&self) -> bool {
+        true
+    }
+
     fn interleave(
         &mut self,
         boundary: u32,
@@ -574,8 +613,11 @@ impl Executor for Bench {
     }
 }
 
-/// True where the second request waits for the first to end: both make a vCPU.
+/// True where the second request waits for the first to end: both make a vCPU, or are one vCPU's.
 fn excludes(outer: &Request, inner: &Request) -> bool {
+    if let (Request::Guest { vm, vcpu, .. }, Request::Guest { vm: other, vcpu: another, .. }) = (outer, inner) {
+        return (vm, vcpu) == (other, another);
+    }
     let makes_vcpu =
         |request: &Request| matches!(request, Request::Call { function, .. } if *function == HostCall::VcpuInit as u64);
     makes_vcpu(outer) && makes_vcpu(inner)

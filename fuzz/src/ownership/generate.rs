@@ -98,9 +98,10 @@ fn what(byte: u8) -> What {
     What::HostRead
 }
 
-/// Numbers that a hostile caller might try.
+/// Numbers that a hostile caller might try. None is the number of a page that some machines have and others not, or of a
+/// frame at which some guests have memory from the beginning.
 const HOSTILE: [u64; 12] =
-    [0, 1, 3, u64::MAX, 1 << 63, 1 << 52, (1 << 52) - 1, 1 << 32, 0xffff_ffff, 1 << 18, (1 << 18) + 1, 1 << 28];
+    [0, 1, 3, u64::MAX, 1 << 63, 1 << 52, (1 << 52) - 1, 1 << 32, 0xffff_ffff, 1 << 19, (1 << 18) - 1, 1 << 36];
 
 /// What a seed says of who does the step, and when.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +138,7 @@ impl Generator<'_> {
         match &action {
             // A guest that is stuck does nothing else; most often it is helped.
             Action::Guest(GuestStep { vm, .. }) if self.seed[7] & 7 != 0 => self.help(*vm).unwrap_or(action),
+            Action::Host(step) if self.seed[7] & 7 != 0 => self.helped(step).unwrap_or(action),
             _ => action,
         }
     }
@@ -161,9 +163,28 @@ impl Generator<'_> {
         HostStep::new(call, operands).map(Action::Host)
     }
 
-    /// The step of the seed, whether it can be done or not.
+    /// What gives a VM pages for tables, where that is what a call needs.
+    fn helped(&self, step: &HostStep) -> Option<Action> {
+        let needs = [HostCall::VmDonate, HostCall::VmLend, HostCall::VmShare, HostCall::VmGrantDevice];
+        let Some(Operand::Vm(VmName::Named(number))) = step.operands().first() else { return None };
+        let handle = u64::from(self.names.handle(*number)?.0);
+        let lacks_tables = self.model.stuck.get(&handle) == Some(&Stuck::Tables);
+        if lacks_tables && needs.contains(&step.call()) { self.help(*number) } else { None }
+    }
+
+    /// The step of the seed; where nothing of that kind can be done, most often one that leads there.
     fn wish(&self) -> Action {
-        match what(self.seed[0]) {
+        let mut what = what(self.seed[0]);
+        if self.model.has_few_frames && self.seed[7] & 7 == 7 {
+            return Action::Frames(None);
+        }
+        if !self.is_hostile() && self.seed[7] & 0xf != 0xf {
+            // One step may be needed for another; the chain is not longer than this.
+            for _ in 0..4 {
+                what = self.instead(what);
+            }
+        }
+        match what {
             What::Host(call) => self.host_call(call),
             What::RawHostCall => {
                 let base = [0xc600_0100_u64, 0x8600_ff00, 0xc600_0000, 0x4600_0100][self.select(2) % 4];
@@ -180,7 +201,7 @@ impl Generator<'_> {
             What::HostExecute => self.host_access(Access::Execute),
             What::Frames => {
                 let count = self.seed[2] & 7;
-                Action::Frames((count < 4).then_some(count.into()))
+                Action::Frames((count < 4 && !self.model.has_few_frames).then_some(count.into()))
             }
         }
     }
@@ -365,6 +386,14 @@ impl Generator<'_> {
         [7, 3, 1, 5][self.select(byte) % 4]
     }
 
+    /// Bits of a guest's addresses, that every machine has or none.
+    fn ipa_bits(&self, byte: usize) -> u64 {
+        match 30 + self.number(byte) % 20 {
+            bits @ 30..=40 => bits,
+            bits => bits + 8,
+        }
+    }
+
     fn host_call(&self, call: HostCall) -> Action {
         let mut operands = self.host_operands(call);
         if self.is_hostile() && !operands.is_empty() {
@@ -392,7 +421,7 @@ impl Generator<'_> {
                 let page = self.page_that(3, |pfn, page| (everywhere || self.in_pool(pfn)) && shared(page));
                 vec![self.page(page, 3), named(if alignment == 1 { 1 } else { count })]
             }
-            HostCall::VmSizes => vec![Operand::Number(30 + self.number(3) % 20), Operand::Number(self.number(4) % 20)],
+            HostCall::VmSizes => vec![Operand::Number(self.ipa_bits(3)), Operand::Number(self.number(4) % 20)],
             HostCall::VmReserve => {
                 let number = (0..64).find(|number| self.names.handle(*number).is_none()).unwrap_or(63);
                 vec![Operand::NewVm(number)]
@@ -400,7 +429,7 @@ impl Generator<'_> {
             HostCall::VmInit => {
                 let vm = self.vm(2, |vm| vm.life == Life::Reserved);
                 let flags = Operand::Flags(self.number(6) & 1);
-                let bits = if self.seed[6] >= 0xf0 { 30 + self.number(7) % 20 } else { self.places.ipa_bits };
+                let bits = if self.seed[6] >= 0xf0 { self.ipa_bits(7) } else { self.places.ipa_bits };
                 let shape = Operand::Shape(bits | (1 + self.number(4) % 3) << 32);
                 let page = self.free_pages(3, self.places.vm_pages, self.places.vm_alignment);
                 let entry = Operand::Number(0x4000_0000);
@@ -412,7 +441,10 @@ impl Generator<'_> {
                 let index = self.vms().find(|(number, _)| Some(*number) == vm).map_or(0, |(_, vm)| vm.run_pages.len());
                 let page = self.free_pages(3, 1 + self.places.vcpu_pages, 1);
                 let run_page = match page {
-                    Operand::Page(PageName::Pool(number)) => PageName::Pool(number + self.places.vcpu_pages as u32),
+                    Operand::Page(PageName::Pool(number)) => {
+                        let behind = u64::from(number) + self.places.vcpu_pages;
+                        PageName::Pool((behind % self.places.pool_pages) as u32)
+                    }
                     _ => PageName::Pool(0),
                 };
                 let run_page = if self.seed[6] < 0xe0 {
@@ -446,7 +478,10 @@ impl Generator<'_> {
                 vec![self.name(vm), vcpu, page, Operand::Frame(frame), named(count), rights]
             }
             HostCall::VmUnshare => {
-                let vm = self.vm(2, |vm| vm.has_object && !vm.protected);
+                let vm = self.vm(2, |vm| {
+                    let holds = || self.held_frame(4, Some(vm.vm()), |page| page.owner == Owner::Host).is_some();
+                    vm.has_object && !vm.protected && holds()
+                });
                 let gfn = self.held_frame(4, self.spec_vm(vm), |_| true).unwrap_or(self.any_frame(4));
                 let gfn = Gfn::new(gfn.raw() & !(alignment - 1));
                 vec![
@@ -460,14 +495,18 @@ impl Generator<'_> {
                 vec![self.name(self.vm(2, is_live)), Operand::Vcpu(index)]
             }
             HostCall::VmTeardown => vec![self.name(self.vm(2, is_live))],
-            HostCall::VmFinalise => vec![self.name(self.vm(2, |vm| vm.life == Life::Dying))],
+            HostCall::VmFinalise => {
+                let is_empty = |vm: &VmModel| vm.life == Life::Dying && !self.model.spec.holds_something(vm.vm());
+                let any = self.seed[4] >= 0xe0;
+                vec![self.name(self.vm(2, |vm| is_empty(vm) || any && vm.life == Life::Dying))]
+            }
             HostCall::VmReclaim | HostCall::VmForceReclaim => {
                 let dying = call == HostCall::VmReclaim;
                 let wanted = if dying { Life::Dying } else { Life::Live };
-                let vm = self.vm(2, |vm| vm.life == wanted && vm.has_object);
-                let spec_vm = self.spec_vm(vm);
+                let found = self.page_of_guest(3, dying).filter(|_| self.seed[4] < 0xf0);
+                let vm = found.map(|(vm, _)| vm).or_else(|| self.vm(2, |vm| vm.life == wanted && vm.has_object));
                 let page =
-                    self.changed_page(3, |page| spec_vm.is_some_and(|vm| page.frames().any(|(guest, _)| guest == vm)));
+                    found.map(|(_, pfn)| pfn).or_else(|| self.changed_page(3, |page| page.frames().next().is_some()));
                 let first = page.map(|pfn| Pfn::new(pfn.raw() & !(alignment - 1)));
                 vec![self.name(vm), self.page(first, 3), named(if self.seed[5] < 0x80 { 1 } else { count })]
             }
@@ -482,14 +521,13 @@ impl Generator<'_> {
                 vec![self.name(vm), self.page(page, 3), named(if self.seed[5] < 0xc0 { 1 } else { count })]
             }
             HostCall::VmEndShare => {
-                let is_dying = |vm: Vm| self.model.spec.guest(vm).is_ok_and(|guest| guest.dying);
-                let ending = |owner: Vm, offer: &Offer| {
-                    offer.accepted.is_some_and(|(borrower, _)| is_dying(owner) || is_dying(borrower))
-                };
-                let found = self.offer(3, ending).or_else(|| self.offer(3, |_, _| true));
+                let found = self.ending_share().or_else(|| {
+                    let (owner, number, offer) = self.offer(3, |_, _| true)?;
+                    Some((owner, offer.accepted.map_or(owner, |(borrower, _)| borrower), number))
+                });
                 let owner = found.and_then(|(owner, ..)| self.name_of(owner)).or(self.vm(2, is_live));
-                let borrower = found.and_then(|(_, _, offer)| self.name_of(offer.accepted?.0)).or(self.vm(4, is_live));
-                let number = found.map_or(self.number(5) % 4, |(_, number, _)| number);
+                let borrower = found.and_then(|(_, borrower, _)| self.name_of(borrower)).or(self.vm(4, is_live));
+                let number = found.map_or(self.number(5) % 4, |(_, _, number)| number);
                 vec![self.name(owner), self.name(borrower), Operand::Number(number)]
             }
             HostCall::VmGrantDevice => {
@@ -500,10 +538,12 @@ impl Generator<'_> {
                 vec![self.name(vm), vcpu, page, Operand::Frame(frame), named(count)]
             }
             HostCall::VmReclaimDevice => {
-                let held = self.choose(3, self.model.spec.changed_devices());
-                let owner = held.and_then(|(_, device)| device.frame()).and_then(|(vm, _)| self.name_of(vm));
-                let page = held.map_or(PageName::Device(0), |(pfn, _)| self.page_name(pfn));
-                let vm = owner.or(self.vm(2, |vm| vm.life == Life::Dying));
+                let held = self.device_of_dying().or_else(|| {
+                    let any = self.choose(3, self.model.spec.changed_devices())?;
+                    Some((self.name_of(any.1.frame()?.0)?, any.0))
+                });
+                let page = held.map_or(PageName::Device(0), |(_, pfn)| self.page_name(pfn));
+                let vm = held.map(|(vm, _)| vm).or(self.vm(2, |vm| vm.life == Life::Dying));
                 vec![self.name(vm), Operand::Page(page), named(if self.seed[5] < 0xc0 { 1 } else { count.min(4) })]
             }
         }
@@ -521,11 +561,11 @@ impl Generator<'_> {
             Operand::Vm(_) => Operand::Vm(VmName::Raw(number)),
             Operand::Vcpu(_) => Operand::Vcpu(number),
             Operand::Page(_) if small < 4 => Operand::Page(PageName::Hyp(small as u32)),
-            Operand::Page(_) if small < 7 => Operand::Page(PageName::Device(small as u32)),
+            Operand::Page(_) if small < 7 => Operand::Page(PageName::Device(small as u32 - 4)),
             Operand::Page(_) if small < 10 => Operand::Page(PageName::Raw(self.places.pool.raw() - 1)),
-            Operand::Page(_) => Operand::Page(PageName::Raw(number)),
+            Operand::Page(_) => Operand::Page(self.page_name(Pfn::new(number))),
             Operand::RunPage(_) if small < 4 => Operand::RunPage(PageName::Hyp(small as u32)),
-            Operand::RunPage(_) => Operand::RunPage(PageName::Raw(number)),
+            Operand::RunPage(_) => Operand::RunPage(self.page_name(Pfn::new(number))),
             Operand::Frame(_) => Operand::Frame(FrameName::Raw(number)),
             Operand::Count(_) => Self::count_operand(number),
             Operand::Rights(_) => Operand::Rights(number),
@@ -549,20 +589,173 @@ impl Generator<'_> {
         }
     }
 
-    fn actor(&self) -> Option<VmNumber> {
-        let is_able = |vm: &VmModel| vm.life == Life::Live && vm.protected && !vm.run_pages.is_empty();
-        let is_stuck = |number: VmNumber| {
-            let handle = self.names.handle(number).map_or(0, |handle| u64::from(handle.0));
-            self.model.stuck.get(&handle) == Some(&Stuck::ForGood)
-        };
-        let able = self.vms().filter(|(number, vm)| is_able(vm) && !is_stuck(*number)).map(|(number, _)| number);
-        self.choose(2, able).or_else(|| self.vm(2, is_able))
+    /// True of a VM whose vCPU 0 may come to do something.
+    fn is_able(&self, number: VmNumber, vm: &VmModel) -> bool {
+        let handle = self.names.handle(number).map_or(0, |handle| u64::from(handle.0));
+        let is_stuck = self.model.stuck.get(&handle) == Some(&Stuck::ForGood);
+        vm.life == Life::Live && !vm.run_pages.is_empty() && !is_stuck
     }
 
-    /// An address that a guest's call is about, by the page that it should find there.
-    fn ipa(&self, vm: Option<VmNumber>, suits: impl Fn(&Page) -> bool) -> Operand {
-        let gfn = self.held_frame(3, self.spec_vm(vm), suits).unwrap_or(self.any_frame(3));
-        Operand::Ipa(if self.is_hostile() { self.hostile_ipa(gfn) } else { self.ipa_name(gfn) })
+    /// A protected VM that may do something.
+    fn actor(&self) -> Option<VmNumber> {
+        let able =
+            self.vms().filter(|(number, vm)| vm.protected && self.is_able(*number, vm)).map(|(number, _)| number);
+        self.choose(2, able).or_else(|| self.vm(2, |vm| vm.life == Life::Live && vm.protected))
+    }
+
+    /// A frame at which a protected VM that may do something has a page that suits, and the VM.
+    fn frame_of_actor(&self, byte: usize, suits: impl Fn(Vm, &Page) -> bool) -> Option<(VmNumber, Gfn)> {
+        let pages = self.model.spec.changed_pages();
+        let frames = pages.flat_map(|(_, page)| page.frames().map(|(vm, gfn)| (vm, gfn, page)).collect::<Vec<_>>());
+        let suitable = frames.filter_map(|(vm, gfn, page)| {
+            let (number, model) = self.vms().find(|(_, model)| model.vm() == vm)?;
+            (model.protected && self.is_able(number, model) && suits(vm, page)).then_some((number, gfn))
+        });
+        self.choose(byte, suitable)
+    }
+
+    /// The frame of an actor's that a call of this kind is about.
+    fn frame_for(&self, function: GuestFunction) -> Option<(VmNumber, Gfn)> {
+        self.frame_of_actor(3, |vm, page| match function {
+            GuestFunction::MemUnshare => {
+                page.owner == Owner::Guest(vm) && page.borrowers.contains_key(&Borrower::Host) && !page.is_lent()
+            }
+            GuestFunction::Own(GuestCall::MemReturn) => page.owner == Owner::Host,
+            _ => page.owner == Owner::Guest(vm) && page.borrowers.is_empty() && !page.offer,
+        })
+    }
+
+    /// True where the VM in a slot may do something.
+    fn may_act(&self, vm: Vm) -> bool {
+        self.vms().any(|(number, model)| model.vm() == vm && self.is_able(number, model))
+    }
+
+    fn is_dying(&self, vm: Vm) -> bool {
+        self.model.spec.guest(vm).is_ok_and(|guest| guest.dying)
+    }
+
+    /// An offer that its receiver may accept.
+    fn open_offer(&self) -> Option<(Vm, u64, Offer)> {
+        let receiver = |offer: &Offer| self.names.name_of(offer.receiver);
+        let is_there =
+            |offer: &Offer| self.vms().any(|(number, vm)| Some(number) == receiver(offer) && self.is_able(number, vm));
+        self.offer(3, |owner, offer| offer.accepted.is_none() && is_there(offer) && !self.is_dying(owner))
+    }
+
+    /// A page that suits, of a VM of which it suits whether it is dying.
+    fn page_of_guest(&self, byte: usize, dying: bool) -> Option<(VmNumber, Pfn)> {
+        let pages = self.model.spec.changed_pages().filter_map(|(pfn, page)| {
+            let holder = match page.owner {
+                Owner::Guest(vm) => vm,
+                Owner::Host if page.is_lent() => page.guest_borrowers().next()?.0,
+                Owner::Host | Owner::Hyp => return None,
+            };
+            (self.is_dying(holder) == dying).then_some((self.name_of(holder)?, pfn))
+        });
+        self.choose(byte, pages)
+    }
+
+    /// The same kind of step where one can be done, and otherwise a kind that leads there.
+    fn instead(&self, what: What) -> What {
+        let is_any = |suits: &dyn Fn(&VmModel) -> bool| self.vms().any(|(_, vm)| suits(vm));
+        let is_live = |vm: &VmModel| vm.life == Life::Live && !vm.run_pages.is_empty();
+        let is_possible = match what {
+            What::Guest(function) => match function {
+                GuestFunction::Features | GuestFunction::HypMeminfo | GuestFunction::Own(GuestCall::VmName) => true,
+                GuestFunction::Own(GuestCall::MemAccept) => self.open_offer().is_some(),
+                GuestFunction::Own(GuestCall::MemWithdraw) => self.offer(3, |owner, _| self.may_act(owner)).is_some(),
+                GuestFunction::Own(GuestCall::MemDrop) => {
+                    self.offer(3, |_, offer| offer.accepted.is_some_and(|(vm, _)| self.may_act(vm))).is_some()
+                }
+                function => self.frame_for(function).is_some(),
+            },
+            What::Host(call) => match call {
+                HostCall::VmInit => is_any(&|vm| vm.life == Life::Reserved),
+                HostCall::VcpuInit => {
+                    is_any(&|vm| vm.life == Life::Live && (vm.run_pages.len() as u64) < vm.vcpu_limit)
+                }
+                HostCall::VcpuTopUp | HostCall::VmGrantDevice | HostCall::VmTeardown => is_any(&is_live),
+                HostCall::VmDonate | HostCall::VmLend => is_any(&|vm| is_live(vm) && vm.protected),
+                HostCall::VmShare => is_any(&|vm| is_live(vm) && !vm.protected),
+                HostCall::VmUnshare => self
+                    .changed_page(3, |page| {
+                        page.owner == Owner::Host && !page.is_lent() && page.frames().next().is_some()
+                    })
+                    .is_some(),
+                HostCall::VmReturn => {
+                    self.changed_page(3, |page| page.owner != Owner::Host && page.is_lent()).is_some()
+                }
+                HostCall::VmForceReclaim => self.page_of_guest(3, false).is_some(),
+                HostCall::VmReclaim => self.page_of_guest(3, true).is_some(),
+                HostCall::VmReclaimDevice => self.device_of_dying().is_some(),
+                HostCall::VmEndShare => self.ending_share().is_some(),
+                HostCall::VmFinalise => {
+                    is_any(&|vm| vm.life == Life::Dying && !self.model.spec.holds_something(vm.vm()))
+                }
+                HostCall::HypUnshare => {
+                    self.changed_page(3, |page| page.borrowers.contains_key(&Borrower::Hyp)).is_some()
+                }
+                _ => true,
+            },
+            What::Resume => self.vms().any(|(number, _)| self.help(number).is_some()),
+            _ => true,
+        };
+        if is_possible { what } else { self.before(what) }
+    }
+
+    /// What leads to a state in which a step can be done.
+    fn before(&self, what: What) -> What {
+        let has_dying = self.vms().any(|(_, vm)| vm.life == Life::Dying);
+        match what {
+            What::Guest(function) => match function {
+                GuestFunction::MemUnshare => What::Guest(GuestFunction::MemShare),
+                GuestFunction::Own(GuestCall::MemReturn) => What::Host(HostCall::VmLend),
+                GuestFunction::Own(GuestCall::MemDrop) => What::Guest(GuestFunction::Own(GuestCall::MemAccept)),
+                GuestFunction::Own(GuestCall::MemAccept | GuestCall::MemWithdraw) => {
+                    What::Guest(GuestFunction::Own(GuestCall::MemOffer))
+                }
+                _ => What::Host(HostCall::VmDonate),
+            },
+            What::Host(call) => What::Host(match call {
+                HostCall::VmInit => HostCall::VmReserve,
+                HostCall::VcpuInit | HostCall::VcpuTopUp | HostCall::VmTeardown => HostCall::VmInit,
+                HostCall::VmDonate | HostCall::VmLend | HostCall::VmShare | HostCall::VmGrantDevice => {
+                    HostCall::VcpuInit
+                }
+                HostCall::VmUnshare => HostCall::VmShare,
+                HostCall::VmReturn => return What::Guest(GuestFunction::Own(GuestCall::MemLend)),
+                HostCall::VmForceReclaim => HostCall::VmDonate,
+                HostCall::VmFinalise if has_dying => HostCall::VmReclaim,
+                // The end of a VM ends much.
+                HostCall::VmFinalise | HostCall::VmReclaim if self.seed[6] & 3 != 0 => HostCall::VmForceReclaim,
+                HostCall::VmReclaimDevice if !has_dying => HostCall::VmGrantDevice,
+                HostCall::VmEndShare if self.offer(3, |_, offer| offer.accepted.is_some()).is_none() => {
+                    return What::Guest(GuestFunction::Own(GuestCall::MemAccept));
+                }
+                HostCall::HypUnshare => HostCall::HypShare,
+                _ => HostCall::VmTeardown,
+            }),
+            What::Resume => What::GuestRead,
+            other => other,
+        }
+    }
+
+    /// A page of a device that a dying VM has, and the VM.
+    fn device_of_dying(&self) -> Option<(VmNumber, Pfn)> {
+        let held = self.model.spec.changed_devices().filter_map(|(pfn, device)| {
+            let (vm, _) = device.frame()?;
+            self.is_dying(vm).then_some((self.name_of(vm)?, pfn))
+        });
+        self.choose(3, held)
+    }
+
+    /// A share of two guests of which one is dying: the owner, the borrower and the offer's number.
+    fn ending_share(&self) -> Option<(Vm, Vm, u64)> {
+        let dies = |owner: Vm, offer: &Offer| {
+            offer.accepted.is_some_and(|(borrower, _)| self.is_dying(owner) || self.is_dying(borrower))
+        };
+        let (owner, number, offer) = self.offer(3, dies)?;
+        Some((owner, offer.accepted?.0, number))
     }
 
     fn hostile_ipa(&self, gfn: Gfn) -> IpaName {
@@ -575,34 +768,36 @@ impl Generator<'_> {
     }
 
     fn guest_call(&self, function: GuestFunction) -> Action {
-        let vm = self.actor();
-        let owner = self.spec_vm(vm).map(Owner::Guest);
-        let is_own = |page: &Page| Some(page.owner) == owner;
-        let is_alone = |page: &Page| is_own(page) && page.borrowers.is_empty() && !page.offer;
+        let found = self.frame_for(function);
+        let vm = found.map(|(vm, _)| vm).or_else(|| self.actor());
+        // Sometimes any page that it has, or none.
+        let gfn = match (found, self.seed[4] & 0xf) {
+            (Some((_, gfn)), 0..14) => gfn,
+            (_, 14) => self.held_frame(3, self.spec_vm(vm), |_| true).unwrap_or(self.any_frame(3)),
+            _ => self.any_frame(3),
+        };
+        let ipa = Operand::Ipa(if self.is_hostile() { self.hostile_ipa(gfn) } else { self.ipa_name(gfn) });
         let (vm, operands) = match function {
             GuestFunction::Features | GuestFunction::HypMeminfo => (vm, vec![]),
-            GuestFunction::MemShare | GuestFunction::MemRelinquish => (vm, vec![self.ipa(vm, is_alone)]),
-            GuestFunction::MemUnshare => {
-                (vm, vec![self.ipa(vm, |page| is_own(page) && page.borrowers.contains_key(&Borrower::Host))])
-            }
+            GuestFunction::MemShare | GuestFunction::MemRelinquish | GuestFunction::MemUnshare => (vm, vec![ipa]),
             GuestFunction::Own(call) => match call {
                 GuestCall::VmName => (vm, vec![]),
-                GuestCall::MemLend => (vm, vec![self.ipa(vm, is_alone)]),
-                GuestCall::MemReturn => (vm, vec![self.ipa(vm, |page| page.owner == Owner::Host)]),
+                GuestCall::MemLend | GuestCall::MemReturn => (vm, vec![ipa]),
                 GuestCall::MemOffer => {
-                    let receiver = self.vm(4, |other| {
-                        other.life == Life::Live && other.protected && Some(Owner::Guest(other.vm())) != owner
-                    });
-                    (vm, vec![self.ipa(vm, is_alone), self.name(receiver), Operand::Rights(self.rights(6))])
+                    let own = self.spec_vm(vm);
+                    let receiver =
+                        self.vm(4, |other| other.life == Life::Live && other.protected && Some(other.vm()) != own);
+                    (vm, vec![ipa, self.name(receiver), Operand::Rights(self.rights(6))])
                 }
                 GuestCall::MemAccept => self.accept(vm),
                 GuestCall::MemWithdraw => {
-                    let found = self.offer(3, |_, _| true);
+                    let found = self.offer(3, |owner, _| self.may_act(owner)).or_else(|| self.offer(3, |_, _| true));
                     let vm = found.and_then(|(owner, ..)| self.name_of(owner)).or(vm);
                     (vm, vec![Operand::Number(found.map_or(self.number(4) % 4, |(_, number, _)| number))])
                 }
                 GuestCall::MemDrop => {
-                    let found = self.offer(3, |_, offer| offer.accepted.is_some());
+                    let by_able = |offer: &Offer| offer.accepted.is_some_and(|(vm, _)| self.may_act(vm));
+                    let found = self.offer(3, |_, offer| by_able(offer));
                     let borrower = found.and_then(|(_, _, offer)| self.name_of(offer.accepted?.0)).or(vm);
                     let owner = found.and_then(|(owner, ..)| self.name_of(owner)).or(self.actor());
                     let number = found.map_or(self.number(4) % 4, |(_, number, _)| number);
@@ -616,7 +811,7 @@ impl Generator<'_> {
     }
 
     fn accept(&self, vm: Option<VmNumber>) -> (Option<VmNumber>, Vec<Operand>) {
-        let found = self.offer(3, |_, offer| offer.accepted.is_none()).or_else(|| self.offer(3, |_, _| true));
+        let found = self.open_offer().or_else(|| self.offer(3, |_, _| true));
         let receiver = found.and_then(|(_, _, offer)| self.names.name_of(offer.receiver)).or(vm);
         let owner = found.and_then(|(owner, ..)| self.name_of(owner)).or(self.actor());
         let number = found.map_or(self.number(4) % 4, |(_, number, _)| number);
@@ -639,6 +834,8 @@ impl Generator<'_> {
             psci::SYSTEM_RESET,
             psci::CPU_SUSPEND_64,
             smccc::VENDOR_HYP_CALL_UID,
+            smccc::VERSION,
+            smccc::ARCH_FEATURES,
             guest::HYP_MEMINFO,
             guest::MEM_SHARE,
             guest::MEM_RELINQUISH,
@@ -650,19 +847,22 @@ impl Generator<'_> {
         ];
         let function = functions[self.select(3) % functions.len()];
         let first = if psci::CPU_ON_64 == function { self.number(5) & 3 } else { self.hostile(5) };
-        let arguments = [first, 0x4000_0000 | self.hostile(6), self.number(6), self.number(6) & 7, 0, 0, 0];
+        let arguments = [first, 0x4800_0000 | self.hostile(6), self.number(6), self.number(6) & 7, 0, 0, 0];
         let vm = self.vm(2, |vm| vm.life == Life::Live && !vm.run_pages.is_empty());
         self.guest(vm, GuestAction::RawCall(function.into(), arguments))
     }
 
     fn guest_access(&self, action: impl Fn(IpaName) -> GuestAction) -> Action {
-        let vm = self.vm(2, |vm| vm.life == Life::Live && !vm.run_pages.is_empty());
+        let able = self.vms().filter(|(number, vm)| self.is_able(*number, vm));
+        let has_page = |vm: &VmModel| self.held_frame(3, Some(vm.vm()), |_| true).is_some();
+        let vm = self.choose(2, able.filter(|(_, vm)| has_page(vm)).map(|(number, _)| number));
+        let vm = vm.or_else(|| self.vm(2, |vm| vm.life == Life::Live && !vm.run_pages.is_empty()));
         let spec_vm = self.spec_vm(vm);
         let device = self.choose(3, self.model.spec.changed_devices().filter_map(|(_, device)| device.frame()));
         let device = device.filter(|(guest, _)| Some(*guest) == spec_vm).map(|(_, gfn)| gfn);
         let gfn = match self.seed[4] {
             0..0xc0 => self.held_frame(3, spec_vm, |_| true),
-            0xc0..0xe0 => device,
+            0xc0..0xe0 => device.or_else(|| self.held_frame(3, spec_vm, |_| true)),
             _ => None,
         };
         let gfn = gfn.unwrap_or(self.any_frame(3));
@@ -676,7 +876,8 @@ impl Generator<'_> {
 
     fn host_access(&self, access: Access) -> Action {
         let page = match (self.is_hostile(), self.seed[4]) {
-            (true, _) => PageName::Raw(self.hostile(6)),
+            // The number of a page that has an address.
+            (true, _) => self.page_name(Pfn::new(self.hostile(6) & ((1 << 52) - 1))),
             (false, 0..0x60) => match self.changed_page(3, |_| true) {
                 Some(pfn) => self.page_name(pfn),
                 None => PageName::Pool((self.number(3) % self.places.pool_pages) as u32),

@@ -147,7 +147,7 @@ impl Model {
 
     fn kvm_call(&self, vm: Vm, function: u32, arguments: &[u64; 7]) -> Expected {
         let [ipa, second, third, ..] = *arguments;
-        let (gfn, aligned) = (Gfn::containing(Ipa::new(ipa)), ipa % PAGE_SIZE == 0);
+        let (gfn, aligned) = (Gfn::containing(Ipa::new(ipa)), ipa.is_multiple_of(PAGE_SIZE));
         if second != 0 || third != 0 || !aligned {
             return Expected::of(Status::Error(Error::InvalidParameter));
         }
@@ -174,7 +174,11 @@ impl Model {
     fn decode_own_call(&self, vm: Vm, call: GuestCall, arguments: &[u64; 7]) -> Result<(Call, u64, Expected), Error> {
         let [x1, x2, x3, x4, ..] = *arguments;
         let frame = |ipa: u64| {
-            if ipa % PAGE_SIZE == 0 { Ok(Gfn::containing(Ipa::new(ipa))) } else { Err(Error::InvalidParameter) }
+            if ipa.is_multiple_of(PAGE_SIZE) {
+                Ok(Gfn::containing(Ipa::new(ipa)))
+            } else {
+                Err(Error::InvalidParameter)
+            }
         };
         let rights = |bits: u64| match bits {
             bits if bits & 1 == 0 || bits & !7 != 0 => Err(Error::InvalidParameter),

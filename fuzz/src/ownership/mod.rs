@@ -17,4 +17,5 @@ mod host_calls;
 pub mod model;
 pub mod random;
 pub mod run;
+pub mod shrink;
 pub mod watch;

@@ -7,7 +7,6 @@ use abi::{Error, Gfn, Pfn};
 use call_script::Access;
 use memsim::Machine;
 use ownership_spec::{Call, Owner, Specification, Vm};
-use simulation::IPA_BITS;
 
 /// How far a VM is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +77,8 @@ pub struct Model {
     pub cache_was_short: bool,
     /// The VMs, by handle, of which a guest does not come past an action.
     pub stuck: BTreeMap<u64, Stuck>,
+    /// Hyp does not find as many frames as it likes.
+    pub has_few_frames: bool,
     /// Transitions so far.
     pub transitions: u64,
 }
@@ -93,6 +94,7 @@ impl Model {
             unknown: BTreeSet::new(),
             cache_was_short: false,
             stuck: BTreeMap::new(),
+            has_few_frames: false,
             transitions: 0,
         }
     }
@@ -185,11 +187,6 @@ impl Model {
     /// True where an access to what is no RAM by that number is one to a device of the host's.
     pub fn is_hosts_device(&self, pfn: Pfn) -> bool {
         self.spec.device(pfn).is_some_and(|device| device.owner == Owner::Host)
-    }
-
-    /// Bits of a VM's addresses where nothing else was asked for.
-    pub const fn default_ipa_bits() -> u32 {
-        IPA_BITS as u32
     }
 }
 

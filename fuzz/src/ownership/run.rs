@@ -1,13 +1,11 @@
 //! Running an input or a script to its end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::panic::{set_hook, take_hook};
 use std::sync::Once;
 
-use abi::Error;
 use abi::host::HostCall;
-use abi::run::ExitReason;
 use call_script::{Action, Driver, Executor, Expectation, Names, Outcome, Performed, Script, Setup, Status, Step};
 use ownership_spec::{Borrower, Owner, Vm};
 
@@ -22,6 +20,8 @@ const CHECK_EVERY: usize = 16;
 thread_local! {
     /// What this thread has run so far.
     static RECORD: RefCell<Script> = RefCell::default();
+    /// What panics on this thread is not told to people.
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The script of what this thread has run, up to where it failed.
@@ -29,12 +29,24 @@ pub fn record() -> Script {
     RECORD.with(|record| record.try_borrow().map(|script| script.clone()).unwrap_or_default())
 }
 
+/// Tries what may well panic, without a word.
+pub fn quietly<T>(attempt: impl FnOnce() -> T) -> T {
+    print_scripts_of_panics();
+    IS_QUIET.set(true);
+    let result = attempt();
+    IS_QUIET.set(false);
+    result
+}
+
 /// From here on, whatever panics prints the script that led there first: a fuzzer ends its process there and then.
-pub fn print_scripts_of_panics() {
+fn print_scripts_of_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = take_hook();
         set_hook(Box::new(move |panic| {
+            if IS_QUIET.get() {
+                return;
+            }
             let script = record();
             if !script.steps.is_empty() {
                 eprintln!("---- script ----\n{script}---- end of the script ----");
@@ -81,6 +93,7 @@ pub fn run(case: &Case) {
 /// # Panics
 /// Where anything is not as it must be.
 pub fn replay(script: &Script, mut listen: impl FnMut(&Performed<'_>)) -> usize {
+    print_scripts_of_panics();
     let mut steps = script.steps.iter().cloned().peekable();
     let mut failed = 0;
     execute(
@@ -139,13 +152,12 @@ fn execute(
     finish(&mut bench);
 }
 
-/// What must come of a step wherever it is run, if it came to this here: nothing where it may be for want of frames.
+/// What must come of a step that came to this here: how it ends and, where the guest does not come past it, why.
 fn expectation(outcome: &Outcome) -> Option<Expectation> {
-    let lacks_tables = outcome.notice.is_some_and(|notice| notice.reason == ExitReason::TopUp);
+    let exit = outcome.notice.map(|notice| notice.reason).filter(|_| outcome.status == Status::Stopped);
     match outcome.status {
-        Status::Skipped(_) | Status::Error(Error::OutOfMemory) => None,
-        _ if lacks_tables => None,
-        status => Some(Expectation::of(status)),
+        Status::Skipped(_) => None,
+        status => Some(Expectation { exit, ..Expectation::of(status) }),
     }
 }
 

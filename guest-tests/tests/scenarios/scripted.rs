@@ -4,7 +4,8 @@ use crate::reference::machine;
 use crate::{Bench, Suite};
 use abi::report::Line;
 use guest_tests::{Failure, Transcript};
-use std::path::PathBuf;
+use std::fs::{read_dir, read_to_string};
+use std::path::{Path, PathBuf};
 
 /// Every call done and refused, with what must come of each step.
 const CALLS: &str = include_str!("scripts/calls.script");
@@ -12,6 +13,10 @@ const CALLS: &str = include_str!("scripts/calls.script");
 pub(crate) fn add(suite: &mut Suite) {
     for cpu in ["cortex-a53", "max"] {
         suite.add(format!("replay::every_call::{cpu}"), move |bench| every_call(bench, cpu));
+    }
+    for script in kept_scripts() {
+        let name = script.file_stem().unwrap_or_default().display().to_string();
+        suite.add(format!("replay::kept::{name}"), move |bench| kept(bench, &script));
     }
     suite.add("replay::named_in_the_arguments", named_in_the_arguments);
     suite.add("replay::no_script", no_script);
@@ -74,6 +79,26 @@ fn every_call(bench: &Bench, cpu: &str) -> Result<(), Failure> {
     let steps = CALLS.lines().filter(|line| line.contains("=>")).count() as u64;
     run.require(run.value("steps-with-expectation")? == steps, format!("not all of {steps} steps were done"))?;
     run.tells(&["0: hyp_share page 0 count 3 => ok", "0: vm0 mem_share frame 0 => ok, exit Shared", "exit Poisoned"])?;
+    Ok(())
+}
+
+/// The scripts that fuzzing has left, which run on the simulated machine too.
+fn kept_scripts() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/scripts");
+    let entries = read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut scripts: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    scripts.retain(|path| path.extension().is_some_and(|extension| extension == "script"));
+    scripts.sort();
+    scripts
+}
+
+fn kept(bench: &Bench, path: &Path) -> Result<(), Failure> {
+    let text = read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let name = path.file_stem().unwrap_or_default().display();
+    let ramdisk = ramdisk_with(bench, &format!("kept-{name}"), "script", &text)?;
+    let run = machine(bench, "replay")?.cpus(4).initrd(ramdisk).run()?;
+    run.completed("replay", 3)?.ended_well()?.check("steps-as-expected")?.check("everything-back")?;
+    run.require(run.value("steps")? > 0, "no step was done")?;
     Ok(())
 }
 
