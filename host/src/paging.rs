@@ -223,7 +223,7 @@ impl Space {
 }
 
 /// Bits of a physical address, of those that translation tables of 48 bits can name (ID_AA64MMFR0_EL1.PARange).
-fn physical_address_bits() -> u32 {
+pub fn physical_address_bits() -> u32 {
     match ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange) {
         0 => 32,
         1 => 36,

@@ -3,9 +3,8 @@
 use super::Context;
 use crate::frames::Pages;
 use crate::hypercall;
-use crate::paging::{Window, WindowKind};
+use crate::paging::{Window, WindowKind, physical_address_bits};
 use crate::probe::{self, Abort};
-use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, Readable};
 use abi::{Error, Pfn, PhysAddr, PhysRange, VirtAddr};
 use call_script::{Access, Outcome, Places, Status};
 use core::ops::Range;
@@ -53,19 +52,7 @@ pub fn places(context: &Context, pool: Pfn, count: u64) -> Result<Places, Error>
 pub fn specified(context: &Context, places: &Places) -> Machine {
     let ram: alloc::vec::Vec<Range<Pfn>> = context.machine.memory.iter().map(pages_of).collect();
     let end = Pfn::new(places.hyp.raw() + places.hyp_pages);
-    Machine::new(&ram, &[places.hyp..end], 1 << (physical_bits() - abi::PAGE_SHIFT))
-}
-
-/// Bits of a physical address, of those that translation tables of 48 bits can name (ID_AA64MMFR0_EL1.PARange).
-fn physical_bits() -> u32 {
-    match ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange) {
-        0 => 32,
-        1 => 36,
-        2 => 40,
-        3 => 42,
-        4 => 44,
-        _ => 48,
-    }
+    Machine::new(&ram, &[places.hyp..end], 1 << (physical_address_bits() - abi::PAGE_SHIFT))
 }
 
 /// Held while a window is open: no two CPUs open one on the same page.
