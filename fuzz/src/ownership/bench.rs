@@ -1,6 +1,7 @@
 //! A simulated machine that scripts run on, and on which everything that happens is compared with what should.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::host::{HostCall, VM_PROTECTED, VmHandle};
@@ -13,7 +14,9 @@ use monitor::registers::HostRegisters;
 use monitor::syndrome::Exception;
 use monitor::vcpu::VcpuState;
 use monitor::vm::VmPower;
-use ownership_spec::{Frame, Guest, Specification};
+use monitor::vm_table;
+use ownership::{Component, VmSlot};
+use ownership_spec::{Frame, Guest, Owner, Specification, Vm};
 use simulation::{
     CPUS, DEVICE, GUEST_ENTRY, GUEST_RAM, Layout, Options, PA_BITS, RAM, SimulatedMonitor, TestPlatform, World, hvc,
     smccc,
@@ -23,6 +26,7 @@ use super::actor::{Actor, Touched, exception, is_passed_over, touch};
 use super::guest_calls::Expected;
 use super::host_calls::{Results, VCPU_PAGES, VM_OBJECT_PAGES, handle_of};
 use super::model::{Life, Model, Stuck, VmModel};
+use super::ranks::{as_cpu, watch_locks};
 use super::watch::{Interruption, Pending, Watch};
 
 /// Bits of the addresses of guests, and pages of the root of their tables, as the reference host makes them.
@@ -74,6 +78,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Bench {
     /// A machine with a pool of `pages` pages, and room for `vms` VMs of a setup.
     pub fn new(pages: u64, vms: u64) -> Self {
+        watch_locks();
         let first_vm = pages.next_multiple_of(ROOT_PAGES);
         let layout =
             Layout { ram_pages: first_vm + vms * VM_PAGES + CARVE_OUT_PAGES, carve_out_pages: CARVE_OUT_PAGES };
@@ -138,14 +143,57 @@ impl Bench {
         if let Some(difference) = comparable(&seen).difference(&comparable(&model.spec)) {
             panic!("{difference}");
         }
+        self.check_owners(&model);
+        self.check_lives(&model);
         machine.assert_clean();
+    }
+
+    /// Compares what hyp and people are told of each page with what they should be.
+    fn check_owners(&self, model: &Model) {
+        let Shared { monitor, layout, places, .. } = &*self.shared;
+        let ownership = monitor.ownership();
+        let mut told = String::new();
+        for pfn in (0..layout.ram_pages).map(|index| Pfn::new(RAM + index)) {
+            let state = ownership.state(pfn).unwrap_or_else(|| panic!("page {pfn} is RAM"));
+            let owner = model.spec.page(pfn).expect("RAM").owner;
+            let expected = match owner {
+                Owner::Host => Component::Host,
+                Owner::Hyp => Component::Hyp,
+                Owner::Guest(vm) => component(vm),
+            };
+            assert_eq!(state.owner(), expected, "page {pfn}: {state}");
+            assert_eq!(ownership.is_host_memory(pfn, 1), expected == Component::Host, "page {pfn}: {state}");
+            told.clear();
+            let _ = write!(told, "{state}");
+            let is_told = match owner {
+                Owner::Host => told.starts_with("host"),
+                Owner::Hyp => told == "hyp",
+                Owner::Guest(vm) => told.split(' ').nth(1).and_then(|slot| slot.parse().ok()) == Some(vm.0),
+            };
+            assert!(is_told, "page {pfn} is said to be \"{told}\", where it is of: {owner:?}");
+        }
+        assert_eq!(ownership.state(places.device), None, "a device is no RAM");
+        assert!(!ownership.is_host_memory(places.device, 1), "a device is no memory of the host's");
+    }
+
+    /// Compares how far each VM is, of those that there are and were, with how far it should be.
+    fn check_lives(&self, model: &Model) {
+        for handle in 0..=u64::from(model.last_handle) + 1 {
+            let expected = model.vms.get(&handle).map(|vm| match vm.life {
+                Life::Reserved => vm_table::Life::Reserved,
+                Life::Changing => vm_table::Life::Changing,
+                Life::Live => vm_table::Life::Live,
+                Life::Dying => vm_table::Life::Dying,
+            });
+            assert_eq!(self.shared.monitor.vms().life(handle_of(handle)), expected, "VM {handle}");
+        }
     }
 
     /// Makes a CPU do something.
     fn on_cpu<T>(&self, index: usize, act: impl FnOnce(&mut TestPlatform) -> T) -> T {
         let taken = lock(&self.shared.cpus).get_mut(index).and_then(Option::take);
         let mut cpu = taken.expect("a CPU that is not at something");
-        let result = act(&mut cpu);
+        let result = as_cpu(index, || act(&mut cpu));
         lock(&self.shared.cpus)[index] = Some(cpu);
         self.shared.machine.assert_clean();
         result
@@ -547,6 +595,11 @@ fn compare(request: &GuestRequest, outcome: &Outcome, expected: &Expected, starv
     let first = expected.first.is_none_or(|first| first == outcome.results[0]);
     let as_expected = outcome.status == expected.status && exit == expected.exit && first;
     assert!(as_expected, "{request:x?}: {outcome:x?}, expected {expected:x?}");
+}
+
+/// The VM as hyp knows it.
+fn component(vm: Vm) -> Component {
+    Component::Guest(VmSlot::new(vm.0.into()).expect("a slot that there is"))
 }
 
 /// A state without what is not in any table: the offers and poisoned frames of VMs that are dying.

@@ -16,6 +16,7 @@ mod guest_calls;
 mod host_calls;
 pub mod model;
 pub mod random;
+mod ranks;
 pub mod run;
 pub mod shrink;
 pub mod watch;

@@ -11,6 +11,7 @@ use pgtable::geometry::{LAST_LEVEL, entry_size};
 use simulation::Observer;
 
 use super::model::Model;
+use super::ranks::as_test;
 
 /// Something that another CPU does at a lock boundary.
 pub type Interruption = Box<dyn FnOnce() + Send>;
@@ -64,7 +65,7 @@ impl Observer for Watch {
         let interruption = if due { pending.take() } else { None };
         drop(pending);
         if let Some((_, interrupt)) = interruption {
-            interrupt();
+            as_test(interrupt);
         }
     }
 
