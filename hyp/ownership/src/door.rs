@@ -91,6 +91,7 @@ impl<W: Word> Drop for Inside<'_, W> {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
 
     #[test]
@@ -117,6 +118,13 @@ mod tests {
         assert!(!door.close());
         drop(second);
         assert!(door.close() && door.close());
+    }
+
+    #[test]
+    fn who_is_in_is_shown_as_inside() {
+        let door = Door::closed();
+        door.open(7, false);
+        assert_eq!(std::format!("{:?}", door.enter(7, |_| true)), "Some(Inside)");
     }
 
     #[test]

@@ -278,6 +278,30 @@ mod tests {
     }
 
     #[test]
+    fn wrong_entries_that_are_alike_do_not_hide_each_other() {
+        let hyps = 20..24;
+        let mut entries = [0; 40];
+        entries[hyps.clone()].fill(PageState::Hyp.encode());
+        let verify = |entries: &[u64]| verify(entries, hyps.start, hyps.len());
+        assert_eq!(verify(&entries), Ok(()));
+        for (first, second) in [(3, 9), (16, 19), (21, 22), (24, 39)] {
+            let mut entries = entries;
+            [entries[first], entries[second]] = [4; 2];
+            assert_eq!(verify(&entries), Err((first, 4)));
+        }
+    }
+
+    #[test]
+    fn a_wrong_entry_is_named_by_its_page_whichever_bank_it_is_in() {
+        let memory = [range(0x4000_0000, 0x4020_0000), range(0x8000_0000, 0x8001_0000)];
+        let storage = storage(0x210);
+        storage[0x203] = PageState::Hyp.encode();
+        let error = Ledger::new(&memory, storage, CARVE_OUT).err().unwrap();
+        assert_eq!(error, LedgerError::Unexpected { page: page(0x8000_3000), state: PageState::Hyp });
+        assert_eq!(format!("{error}"), "page 0x80003 does not start as it must: hyp");
+    }
+
+    #[test]
     fn malformed_banks_are_refused() {
         for memory in [
             &[range(0x4000_0000, 0x4000_0000)][..],

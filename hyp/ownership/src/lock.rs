@@ -24,18 +24,17 @@ pub enum Rank {
     VmTable = 0,
     /// One VM's own state, where it is not its stage 2.
     Vm = 1,
-    /// One vCPU's state, its cache of table pages included.
-    Vcpu = 2,
-    /// The host's stage 2, and with it every entry of the ledger.
-    Host = 3,
+    /// The host's stage 2, and with it the entries of the ledger. What use a guest makes of a page that it keeps is changed
+    /// there under the guest's lock alone.
+    Host = 2,
     /// Hyp's stage 1.
-    Hyp = 4,
-    /// One guest's stage 2.
-    Guest = 5,
+    Hyp = 3,
+    /// One guest's stage 2, and its cache of table pages.
+    Guest = 4,
     /// The stage 2 of a second guest, where a transition concerns two: the one whose lock lies at the higher address.
-    SecondGuest = 6,
+    SecondGuest = 5,
     /// Locks under which no other is taken: the pool of table pages, the console.
-    Leaf = 7,
+    Leaf = 6,
 }
 
 impl Rank {
@@ -325,6 +324,13 @@ mod tests {
         }
         assert!(Lock::lock_two(&guests[0], &guests[0]).is_none());
         assert_eq!(held().load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_lock_is_shown_by_its_rank_whoever_holds_it() {
+        let lock = Lock::new(Rank::Host, 5);
+        let _guard = lock.lock();
+        assert_eq!(std::format!("{lock:?}"), "Lock(Host)");
     }
 
     #[test]

@@ -179,3 +179,16 @@ pub(crate) fn table_error(error: TableError) -> Error {
     debug_assert!(error == TableError::OutOfFrames, "{error}");
     Error::OutOfMemory
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn what_is_wrong_at_the_start_is_said_so_that_people_can_read_it() {
+        assert_eq!(StartError::from(LedgerError::BadBanks).to_string(), "banks of memory are malformed");
+        assert_eq!(StartError::from(TableError::OutOfFrames).to_string(), TableError::OutOfFrames.to_string());
+    }
+}

@@ -119,3 +119,41 @@ fn write_run(entries: &[AtomicU64], first: u64, difference: u64) {
     }
     rest.iter().for_each(write);
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    /// Pages of the host's from a number on.
+    fn pages(first: u64, count: usize) -> PageRange {
+        let entries = (0..count).map(|_| AtomicU64::new(PageState::HOST_ALONE.encode())).collect();
+        PageRange::new(Pfn::new(first), Vec::leak(entries)).unwrap()
+    }
+
+    #[test]
+    fn pages_in_another_state_are_seen_wherever_they_are_and_however_many() {
+        for count in [1, 2, 15, 16, 17, 40] {
+            let pages = pages(0x40000, count as usize);
+            for (state, other) in [(PageState::HOST_ALONE, PageState::Hyp), (PageState::Hyp, PageState::HOST_ALONE)] {
+                for (one, another) in (0..count).flat_map(|one| (one..count).map(move |another| (one, another))) {
+                    pages.set_run(state);
+                    assert!(pages.all_are(state));
+                    [one, another].into_iter().for_each(|index| pages.part(index, 1).set_run(other));
+                    assert!(!pages.all_are(state), "{one} and {another} of {count} are {other}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_is_its_first_page_and_how_many_there_are() {
+        let range = pages(0x40000, 3);
+        assert_eq!(range, pages(0x40000, 3));
+        for other in [pages(0x40001, 3), pages(0x40000, 2), range.part(0, 2), range.part(1, 2)] {
+            assert_ne!(range, other);
+        }
+        assert_eq!(std::format!("{range:?}"), "3 pages from 0x40000");
+    }
+}

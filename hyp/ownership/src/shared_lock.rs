@@ -168,6 +168,13 @@ mod tests {
     }
 
     #[test]
+    fn it_is_shown_by_its_rank_whoever_holds_it() {
+        let lock = SharedLock::new(Rank::Host, 5);
+        let _alone = lock.lock();
+        assert_eq!(std::format!("{lock:?}"), "SharedLock(Host)");
+    }
+
+    #[test]
     fn what_each_cpu_writes_alone_is_all_there() {
         let lock = SharedLock::new(Rank::Host, 0_u64);
         thread::scope(|scope| {

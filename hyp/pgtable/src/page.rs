@@ -4,12 +4,11 @@
 use abi::{PAGE_SIZE, PhysAddr, PhysRange};
 
 use crate::bits::AF;
-use crate::descriptor::{Annotation, Kind, RawLeaf, is_leaf, kind, leaf};
+use crate::descriptor::{Kind, RawLeaf, is_leaf, kind, leaf};
 use crate::environment::{Environment, TableFrames};
 use crate::error::TableError;
 use crate::geometry::{ENTRIES, LAST_LEVEL};
 use crate::regime::{Change, InputAddress, Regime, Scope};
-use crate::stage2::Stage2Regime;
 use crate::table::{MapOptions, PageTable};
 use crate::walker::{slot as slot_in, slot_after, slot_before};
 
@@ -176,27 +175,6 @@ impl<R: Regime> PageTable<R> {
     fn flush_page<E: Environment + ?Sized>(&self, environment: &E, entry: &PageEntry<R::Input>) {
         let scope = Scope::Leaf { input: entry.input.into_raw(), level: LAST_LEVEL };
         self.regime().invalidate(environment, self.root(), scope);
-    }
-}
-
-impl PageTable<Stage2Regime> {
-    /// [`annotate`](Self::annotate) for the page of an entry.
-    ///
-    /// # Errors
-    /// As [`annotate`](Self::annotate).
-    #[inline]
-    pub fn annotate_entry<E: Environment + ?Sized>(
-        &mut self,
-        environment: &mut E,
-        entry: PageEntry<abi::Ipa>,
-        annotation: Option<Annotation>,
-    ) -> Result<(), TableError> {
-        self.check_good(&*environment, &entry);
-        let value = annotation.map_or(0, Annotation::encode);
-        match self.write_invalid(environment, &entry, value) {
-            Some(()) => Ok(()),
-            None => self.invalidate_tables(environment, entry.input, PAGE_SIZE, value),
-        }
     }
 }
 

@@ -52,7 +52,8 @@ pub(crate) struct Mapping {
 pub struct PageTable<R: Regime> {
     root: PhysAddr,
     regime: R,
-    /// The descriptor that was found when last it was asked whether another than one is in use in a table.
+    /// The descriptor that was found when last it was asked whether another than one is in use in a table. It is read only
+    /// for a table that it is in: elsewhere its frame may be anything by now.
     pub(crate) last_in_use: PhysAddr,
 }
 

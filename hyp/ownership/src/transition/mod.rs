@@ -176,3 +176,14 @@ fn wipe_all<E: Environment>(env: &mut E, pages: &PageRange) {
 const fn page_at(address: PhysAddr) -> Pfn {
     Pfn::containing(address)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "a checked change of a table failed: Err(OutOfFrames)")]
+    fn nothing_goes_on_after_a_commit_that_failed() {
+        must_be_done(Err(TableError::OutOfFrames));
+    }
+}

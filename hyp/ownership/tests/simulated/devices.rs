@@ -143,6 +143,18 @@ fn a_block_of_a_device_is_granted_as_a_block() {
 }
 
 #[test]
+fn a_dying_guest_loses_no_pages_of_a_device_but_those_that_are_taken() {
+    let mut world = World::with_two_guests();
+    world.done(host_grant_device(FIRST, DEVICE, 0x200, 3));
+    world.done(start_teardown(FIRST));
+    world.done(reclaim_device(FIRST, DEVICE + 1, 1));
+    for (gfn, reached) in [(0x200, &[DEVICE][..]), (0x201, &[]), (0x202, &[DEVICE + 2])] {
+        assert_eq!(world.reached_by(FIRST, gfn), reached);
+    }
+    world.tear_down();
+}
+
+#[test]
 fn a_device_is_not_granted_without_pages_for_the_tables() {
     let mut world = World::with_guests(&[true], 1);
     world.refused(host_grant_device(FIRST, DEVICE, 0x200, 1), Error::OutOfMemory);

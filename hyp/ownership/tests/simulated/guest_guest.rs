@@ -122,20 +122,25 @@ fn what_is_offered_or_borrowed_is_not_alone() {
 
 #[test]
 fn who_borrows_a_page_does_not_pass_it_on() {
-    let mut world = world_with_share();
-    for call in [
-        guest_offer(SECOND, 0x300, THIRD, Rights::READ),
-        guest_share_host(SECOND, 0x300),
-        guest_unshare_host(SECOND, 0x300),
-        guest_lend_host(SECOND, 0x300),
-        guest_relinquish(SECOND, 0x300),
-    ] {
-        world.refused(call, Error::NotYours);
+    // Also where it has the page at the same frame as the owner.
+    for gfn in [0x300, 0x200] {
+        let mut world = world();
+        world.done(guest_offer(FIRST, 0x200, SECOND, Rights::DATA));
+        world.done(guest_accept(SECOND, FIRST, 1, gfn, Rights::DATA));
+        for call in [
+            guest_offer(SECOND, gfn, THIRD, Rights::READ),
+            guest_share_host(SECOND, gfn),
+            guest_unshare_host(SECOND, gfn),
+            guest_lend_host(SECOND, gfn),
+            guest_relinquish(SECOND, gfn),
+        ] {
+            world.refused(call, Error::NotYours);
+        }
+        world.refused(host_donate_guest(SECOND, LOW + 16, gfn, 1), Error::WrongState);
+        world.refused(reclaim(SECOND, LOW, 1), Error::Busy);
+        world.refused(force_reclaim(SECOND, LOW, 1), Error::NotYours);
+        world.tear_down();
     }
-    world.refused(host_donate_guest(SECOND, LOW + 16, 0x300, 1), Error::WrongState);
-    world.refused(reclaim(SECOND, LOW, 1), Error::Busy);
-    world.refused(force_reclaim(SECOND, LOW, 1), Error::NotYours);
-    world.tear_down();
 }
 
 #[test]

@@ -24,6 +24,16 @@ fn sharing_with_hyp_and_back() {
 }
 
 #[test]
+fn what_hyp_borrowed_leaves_the_hosts_block_whole() {
+    let mut world = World::new();
+    world.done(host_fault(LOW, Access::Write));
+    world.done(host_share_hyp(LOW + 1, 3));
+    world.done(host_unshare_hyp(LOW + 1, 3));
+    assert_eq!(world.host_leaf(LOW + 1), (2, true));
+    world.tear_down();
+}
+
+#[test]
 fn donating_to_hyp_and_back() {
     let mut world = World::new();
     world.done(host_fault(LOW + 5, Access::Write));

@@ -180,3 +180,23 @@ fn a_page_of_a_block_is_not_lent_without_a_page_for_the_table() {
     assert_eq!(world.guest_leaf(guest, 0x210), (2, true));
     world.tear_down();
 }
+
+#[test]
+fn what_the_host_lends_or_shares_is_its_memory_still() {
+    let mut world = World::with_two_guests();
+    world.done(host_lend_guest(FIRST, LOW, 0x200, 2));
+    world.done(host_donate_guest(FIRST, LOW + 2, 0x202, 1));
+    world.done(host_share_guest(SECOND, LOW + 4, 0x200, 1));
+    world.done(host_share_hyp(LOW + 5, 1));
+    world.done(host_donate_hyp(LOW + 7, 1));
+    let is_host_memory = |first, count| world.ownership.is_host_memory(Pfn::new(first), count);
+    for (first, count) in [(LOW, 2), (LOW + 3, 4), (HIGH, HIGH_PAGES)] {
+        assert!(is_host_memory(first, count), "{first:#x} {count}");
+    }
+    for (first, count) in
+        [(LOW, 3), (LOW + 2, 1), (LOW + 3, 5), (CARVE_OUT, 1), (DEVICE, 1), (LOW - 1, 2), (LOW, 0), (u64::MAX, 1)]
+    {
+        assert!(!is_host_memory(first, count), "{first:#x} {count}");
+    }
+    world.tear_down();
+}

@@ -34,6 +34,19 @@ fn what_is_taken_by_force_comes_wiped_and_leaves_a_mark() {
 }
 
 #[test]
+fn a_guest_is_told_what_is_at_a_frame() {
+    let mut world = World::with_two_guests();
+    world.done(host_donate_guest(FIRST, LOW, 0x200, 3));
+    world.done(guest_lend_host(FIRST, 0x201));
+    world.done(force_reclaim(FIRST, LOW + 2, 1));
+    let lent = Presence::Absent(Absence::LentToHost(Pfn::new(LOW + 1)));
+    for (gfn, expected) in [(0x200, Presence::Mapped), (0x201, lent), (0x202, POISONED), (0x203, Presence::Nothing)] {
+        assert_eq!(presence(&world, FIRST, gfn), expected, "{gfn:#x}");
+    }
+    world.tear_down();
+}
+
+#[test]
 fn nothing_comes_to_a_poisoned_frame_ever() {
     let mut world = World::with_guests(&[true, true], 12);
     world.done(host_donate_guest(FIRST, LOW, 0x200, 1));

@@ -8,10 +8,11 @@ use abi::host::MAX_PAGES_PER_CALL;
 use ownership_spec::Rights;
 
 /// Ranges that no call takes, whatever the state: with the error that it must give.
-const BAD_RANGES: [(u64, u64, Error); 16] = [
+const BAD_RANGES: [(u64, u64, Error); 17] = [
     (LOW, 0, Error::BadRange),
     (LOW, u64::MAX, Error::BadRange),
     (LOW, MAX_PAGES_PER_CALL + 1, Error::BadRange),
+    (LOW, MAX_PAGES_PER_CALL, Error::NotMemory),
     (u64::MAX, 1, Error::BadRange),
     (u64::MAX, 2, Error::BadRange),
     (u64::MAX - 1, 1, Error::BadRange),

@@ -51,7 +51,7 @@ fn a_table_is_not_read_without_its_lock() {
 }
 
 #[test]
-#[should_panic(expected = "of EL2 stage 1 is accessed while ranks 0b100000 are held")]
+#[should_panic(expected = "of EL2 stage 1 is accessed while ranks 0b10000 are held")]
 fn a_table_is_not_written_under_the_lock_of_another() {
     let world = World::with_guests(&[true], 1);
     let root = world.ownership.hyp().lock().root();
@@ -60,7 +60,7 @@ fn a_table_is_not_written_under_the_lock_of_another() {
 }
 
 #[test]
-#[should_panic(expected = "of stage 2 of VMID 0 is accessed while ranks 0b10000 are held")]
+#[should_panic(expected = "of stage 2 of VMID 0 is accessed while ranks 0b1000 are held")]
 fn a_table_is_not_exchanged_under_the_lock_of_another() {
     let world = World::new();
     let host = PhysAddr::new(world.machine.cpu(0).vttbr() & 0xffff_ffff_fffe);
