@@ -5,7 +5,7 @@
 
 use abi::guest::GuestCall;
 use abi::host::HostCall;
-use abi::{Gfn, Pfn, guest, psci, smccc};
+use abi::{Gfn, PAGE_SHIFT, Pfn, guest, psci, smccc};
 use call_script::{
     Access, Action, CountName, FrameName, GuestAction, GuestFunction, GuestStep, HostAccess, HostStep, IpaName, Names,
     Operand, PageName, Places, VmName, VmNumber,
@@ -13,10 +13,13 @@ use call_script::{
 use ownership_spec::{Borrower, Offer, Owner, Page, Vm};
 
 use super::case::Seed;
+use super::guest_calls::DEVICE_LIMIT;
 use super::model::{Life, Model, Stuck, VmModel};
 
 /// Frames that are filled while the state allows it.
 const FRAMES: u64 = 24;
+/// The first of those at which protected guests get devices.
+const DEVICE_FRAMES: u64 = 0x1_0000;
 /// Pages of a block.
 const BLOCK: u64 = 512;
 
@@ -341,7 +344,11 @@ impl Generator<'_> {
 
     /// A frame of a VM's from which on `count` frames are vacant, at a number that `alignment` divides.
     fn vacant_frame(&self, byte: usize, vm: Option<Vm>, count: u64, alignment: u64) -> Gfn {
-        let base = self.places.frames.raw();
+        self.vacant_frame_from(self.places.frames.raw(), byte, vm, count, alignment)
+    }
+
+    /// The same, of the frames from `base` on.
+    fn vacant_frame_from(&self, base: u64, byte: usize, vm: Option<Vm>, count: u64, alignment: u64) -> Gfn {
         let taken: Vec<u64> = vm.map_or(Vec::new(), |vm| {
             let spec = &self.model.spec;
             let memory = spec.changed_pages().flat_map(|(_, page)| page.frames().collect::<Vec<_>>());
@@ -533,7 +540,14 @@ impl Generator<'_> {
             HostCall::VmGrantDevice => {
                 let vm = self.vm(2, is_live);
                 let count = count.min(4);
-                let frame = self.frame_name(self.vacant_frame(4, self.spec_vm(vm), count, 1));
+                let protected = self.vms().any(|(number, model)| Some(number) == vm && model.protected);
+                let base = match (protected, self.seed[6]) {
+                    (true, 0..0xe0) => DEVICE_FRAMES,
+                    // Across the end of where it may be.
+                    (true, 0xe0..0xf0) => (DEVICE_LIMIT >> PAGE_SHIFT) - FRAMES / 2,
+                    _ => self.places.frames.raw(),
+                };
+                let frame = self.frame_name(self.vacant_frame_from(base, 4, self.spec_vm(vm), count, 1));
                 let page = Operand::Page(PageName::Device((self.number(3) % (self.places.device_pages - 1)) as u32));
                 vec![self.name(vm), vcpu, page, Operand::Frame(frame), named(count)]
             }

@@ -11,7 +11,7 @@ use super::host_calls::handle_of;
 use super::model::{Model, VmModel};
 
 /// Guests' addresses below this one are devices.
-const DEVICE_LIMIT: u64 = 1 << 30;
+pub const DEVICE_LIMIT: u64 = 1 << 30;
 /// KVM_UUID as the call returns it, in x0 to x3.
 const UUID: [u32; 4] = smccc::uuid_words(guest::KVM_UUID);
 

@@ -4,7 +4,7 @@ use abi::host::{
     HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, MAX_VMS, REVISION_MAJOR, REVISION_MINOR, RIGHT_EXECUTE, RIGHT_READ,
     RIGHT_RESTRICTED, RIGHT_WRITE, VM_PROTECTED, VmHandle,
 };
-use abi::{Error, Gfn, PAGE_SIZE, Pfn};
+use abi::{Error, Gfn, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use monitor::object::Object;
 use monitor::vcpu::Vcpu;
 use monitor::vm::Vm;
@@ -12,6 +12,7 @@ use ownership_spec::{Call, Rights};
 use pgtable::{Stage2, Stage2Config};
 use simulation::{Layout, PA_BITS};
 
+use super::guest_calls::DEVICE_LIMIT;
 use super::model::{Life, Model, VmModel};
 
 /// Pages of a VM's object, without the root of its stage 2.
@@ -153,8 +154,12 @@ impl Model {
                 transition(Call::HostShareGuest { vm, first, gfn, count, rights, restricted })
             }
             HostCall::VmGrantDevice => {
-                let vm = self.with_vcpu(a1, a2)?.vm();
-                transition(Call::HostGrantDevice { vm, first: page(a3), gfn: Gfn::new(a4), count: check_count(a5)? })
+                let vm = self.with_vcpu(a1, a2)?;
+                let (vm, protected, count) = (vm.vm(), vm.protected, check_count(a5)?);
+                if protected && a4.checked_add(count).is_none_or(|end| end > DEVICE_LIMIT >> PAGE_SHIFT) {
+                    return Err(Error::BadRange);
+                }
+                transition(Call::HostGrantDevice { vm, first: page(a3), gfn: Gfn::new(a4), count })
             }
             HostCall::VmUnshare => {
                 let vm = self.initialised(handle_of(a1))?.vm();

@@ -152,7 +152,7 @@ fn left_behind(bench: &Bench) -> Result<(), Failure> {
                   0: vm0 mem_lend frame 1 => ok\n\
                   0: vm0 mem_offer frame 0 vm1 rights r => ok, x1 = 1\n\
                   1: vm1 mem_accept vm0 offer 1 frame 3 rights r => ok\n\
-                  0: vm_grant_device vm1 page device 1 frame 4 => ok\n\
+                  0: vm_grant_device vm1 page device 1 frame raw 0x10000 => ok\n\
                   0: vm_reserve vm7 => ok\n\
                   0: vm2 read frame 9 => stopped\n";
     replay(bench, "left-behind", script)?.completed("replay", 7)?.ended_well()?.check("everything-back")?;

@@ -32,6 +32,8 @@ const ALIGNED: u64 = 3 * BLOCK;
 const PLACE: Gfn = Gfn::containing(Ipa::new(0x8000_0000));
 /// Addresses of devices that there are not, and that nobody uses: within the board's window for PCI.
 const DEVICES: Pfn = Pfn::containing(abi::PhysAddr::new(0x2000_0000));
+/// Where a guest gets them: below its memory, and the same way into its blocks.
+const DEVICE_PLACE: Gfn = Gfn::containing(Ipa::new(0x2000_0000));
 
 /// A call with its arguments.
 type Call = (HostCall, [u64; 7]);
@@ -249,7 +251,11 @@ fn share(context: &Context, meter: &Meter, first: Pfn) {
 
 fn devices(context: &Context, meter: &Meter) {
     let Some(vm) = guest(context, true) else { return };
-    meter.there_untouched("vm-grant-device", to_guest(HostCall::VmGrantDevice, &vm, DEVICES, 0), |_, _| ());
+    let handle = u64::from(vm.handle().0);
+    let grant = |index: u64, count: u64| {
+        (HostCall::VmGrantDevice, [handle, 0, DEVICES.raw() + index, DEVICE_PLACE.raw() + index, count, 0, 0])
+    };
+    meter.there_untouched("vm-grant-device", grant, |_, _| ());
     begin_to_end(&vm);
     meter.back("vm-reclaim-device", from_guest(HostCall::VmReclaimDevice, &vm, DEVICES));
     end(vm);

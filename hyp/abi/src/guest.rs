@@ -1,4 +1,5 @@
-//! What a guest finds: KVM's vendor-hypervisor calls, by the numbers that mainline Linux's pKVM guest driver uses.
+//! What a guest finds: KVM's vendor-hypervisor calls, by the numbers that mainline Linux's pKVM guest driver uses, and
+//! Freehold's own.
 
 /// KVM's vendor-hypervisor UUID, 28b46fb6-2ec5-11e9-a9ca-4b564d003a74, which a Linux guest compares before it calls
 /// any of these functions.
@@ -60,7 +61,8 @@ calls! {
     /// `MEM_ACCEPT(owner, number, IPA, rights)`: borrows what the VM `owner` offered, at the given IPA. The rights must be
     /// those of the offer.
     MemAccept = 0xc600_0184,
-    /// `MEM_WITHDRAW(number)`: ends an offer of this guest's; who borrows the page by it no longer does.
+    /// `MEM_WITHDRAW(number)`: ends an offer of this guest's; who borrows the page by it no longer does, and is told where it
+    /// touches it.
     MemWithdraw = 0xc600_0185,
     /// `MEM_DROP(owner, number)`: ends borrowing what was accepted.
     MemDrop = 0xc600_0186,

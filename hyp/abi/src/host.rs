@@ -95,7 +95,8 @@ calls! {
     /// `VM_END_SHARE(owner handle, borrower handle, number)`: ends what one guest shares with another by its offer
     /// `number`. `Busy` unless one of them is dying.
     VmEndShare = 0xc600_011f,
-    /// `VM_GRANT_DEVICE(handle, index, pfn, gfn, count)`: gives pages of devices to a VM at the given guest frames.
+    /// `VM_GRANT_DEVICE(handle, index, pfn, gfn, count)`: gives pages of devices to a VM at the given guest frames. Those
+    /// of a protected VM must lie below 1 GiB, where it takes nothing for memory: else `BadRange`.
     VmGrantDevice = 0xc600_0120,
     /// `VM_RECLAIM_DEVICE(handle, pfn, count)`: takes pages of devices back from a dying VM.
     VmReclaimDevice = 0xc600_0121,

@@ -53,7 +53,8 @@ exit_reasons! {
     /// The guest did what hyp cannot go on from; the vCPU will not run again. `data` holds ESR_EL2 for a
     /// non-protected guest.
     Error = 11,
-    /// The guest touched the page at `ipa`, which was taken from it by force. Running it again repeats the exit.
+    /// The guest touched the page at `ipa`, which was taken from it by force, or which it borrowed from another guest until
+    /// somebody else ended that. Running it again repeats the exit.
     Poisoned = 12,
     /// The guest lent the page at `ipa` to the host, which has it until it gives it back.
     Lent = 13,

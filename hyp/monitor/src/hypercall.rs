@@ -1,5 +1,6 @@
 //! The host's own calls: decoding and checking the arguments, and doing what they ask.
 
+use crate::mmio::DEVICE_IPA_LIMIT;
 use crate::monitor::Monitor;
 use crate::object::Object;
 use crate::platform::Platform;
@@ -25,6 +26,13 @@ const BITMAP_BASE: u32 = HostCall::Version as u32;
 /// A number of pages, at least one and no more than a call may name.
 fn page_count(raw: u64) -> Result<u64, Error> {
     if (1..=MAX_PAGES_PER_CALL).contains(&raw) { Ok(raw) } else { Err(Error::BadRange) }
+}
+
+/// Checks that a VM may have devices at `count` frames from `gfn` on. A protected guest takes for memory whatever lies
+/// from [`DEVICE_IPA_LIMIT`] upwards: what it stored there would go to the device.
+fn check_device_frames(config: &VmConfig, gfn: Gfn, count: u64) -> Result<(), Error> {
+    let end = gfn.checked_add(count).ok_or(Error::BadRange)?;
+    if config.protected && end > Gfn::containing(DEVICE_IPA_LIMIT) { Err(Error::BadRange) } else { Ok(()) }
 }
 
 /// A VM's handle. A number that does not fit names no VM.
@@ -148,6 +156,7 @@ impl Monitor {
                 let vm = self.vms.live(vm_handle(a1)?)?;
                 vm.vcpu(a2)?;
                 let (first, gfn, count) = (Pfn::new(a3), Gfn::new(a4), page_count(a5)?);
+                check_device_frames(vm.config(), gfn, count)?;
                 self.ownership.host_grant_device(platform, vm.memory(), first, gfn, count).map(|()| NONE)
             }
             HostCall::VmReclaimDevice => {

@@ -23,8 +23,8 @@ pub struct Object<T> {
     first: Pfn,
 }
 
-// SAFETY: An `Object` owns its value as a `Box` does: nobody else has a pointer to it, so it may go to, or be dropped
-// from, another CPU exactly if the value may.
+// SAFETY: An `Object` owns its value as a `Box` does, so it may go to another CPU exactly if the value may. Whoever uses a
+// pointer that it gave out makes sure that the `Object` is not borrowed mutably meanwhile.
 unsafe impl<T: Send> Send for Object<T> {}
 // SAFETY: A shared `Object` gives out shared references to the value and nothing else.
 unsafe impl<T: Sync> Sync for Object<T> {}
@@ -48,7 +48,8 @@ impl<T> Object<T> {
         Self { value: place, first }
     }
 
-    /// Where the value is.
+    /// Where the value is. A reference made of it is in use only while the `Object` stays where pages are hyp's, and is not
+    /// borrowed mutably.
     pub const fn pointer(&self) -> NonNull<T> {
         self.value
     }
@@ -71,8 +72,8 @@ impl<T> Deref for Object<T> {
 
 impl<T> DerefMut for Object<T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as for `deref`; and this is the only `Object` for the value and borrowed mutably, so that no other
-        // reference that it gave out is left.
+        // SAFETY: as for `deref`; and this is the only `Object` for the value and borrowed mutably, so that no reference that
+        // it gave out is left, nor is one in use that was made of `pointer`, by the contract of that.
         unsafe { self.value.as_mut() }
     }
 }

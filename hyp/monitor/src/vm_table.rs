@@ -82,11 +82,11 @@ impl VmTable {
     /// Makes a handle, and reserves a place for its VM.
     ///
     /// # Errors
-    /// [`Error::Limit`] where every place is taken.
+    /// [`Error::Limit`] where every place is taken, or every name has been given out that there is.
     pub fn reserve(&self) -> Result<VmHandle, Error> {
         let mut table = self.entries.lock();
         let slot = table.entries.iter().position(|entry| entry.name.is_none()).ok_or(Error::Limit)?;
-        let handle = table.next_handle(slot);
+        let handle = table.next_handle(slot).ok_or(Error::Limit)?;
         table.set(slot, Some((handle, Life::Reserved)), None);
         table.last_handle = handle.0;
         Ok(handle)
@@ -250,14 +250,12 @@ impl Entries {
         }
     }
 
-    /// The first handle after the last one that names a free slot. Never 0. No VM has it: it would be in that slot.
-    fn next_handle(&self, slot: usize) -> VmHandle {
-        let next = self.last_handle.wrapping_add(1);
+    /// The first handle after the last one that names a slot; `None` where there is none left. A guest knows others by their
+    /// handles, so that none is ever given out twice.
+    fn next_handle(&self, slot: usize) -> Option<VmHandle> {
+        let next = self.last_handle.checked_add(1)?;
         let steps = (slot as u32).wrapping_sub(slot_of(VmHandle(next)) as u32) % MAX_VMS as u32;
-        match next.wrapping_add(steps) {
-            0 => VmHandle(MAX_VMS as u32),
-            number => VmHandle(number),
-        }
+        next.checked_add(steps).map(VmHandle)
     }
 }
 
@@ -265,9 +263,6 @@ impl Entries {
 const fn slot_of(handle: VmHandle) -> usize {
     handle.0.wrapping_sub(1) as usize % MAX_VMS
 }
-
-// Else handles that wrap would name another slot.
-const _: () = assert!(MAX_VMS.is_power_of_two());
 
 /// The use of a VM; while there is one, the VM is neither torn down nor taken apart.
 #[derive(Debug)]
@@ -287,6 +282,12 @@ impl Deref for VmReference<'_> {
         unsafe { &*self.vm }
     }
 }
+
+// A reference is good on every CPU.
+const _: () = {
+    const fn is_sync<T: Sync>() {}
+    is_sync::<Vm>();
+};
 
 /// The right to initialise a VM. Dropping it leaves the VM reserved as it was.
 pub struct Initialising<'a> {
@@ -361,6 +362,7 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
     use std::time::Duration;
+    use std::vec::Vec;
 
     fn entries(last_handle: u32) -> Entries {
         Entries { entries: [const { Entry { name: None, object: None } }; MAX_VMS], last_handle }
@@ -368,30 +370,39 @@ mod tests {
 
     #[test]
     fn a_handle_names_its_slot_and_comes_after_the_last_one() {
-        for last in [0, 1, 63, 64, 65, 1000, u32::MAX - 64, u32::MAX - 1, u32::MAX] {
+        for last in [0, 1, 63, 64, 65, 1000, u32::MAX - 64] {
             for slot in 0..MAX_VMS {
-                let handle = entries(last).next_handle(slot);
-                let ahead = handle.0.wrapping_sub(last);
+                let handle = entries(last).next_handle(slot).unwrap();
                 assert_eq!(slot_of(handle), slot, "{handle:?} after {last:#x}");
-                assert!(handle.0 != 0 && (1..=2 * MAX_VMS as u32).contains(&ahead), "{handle:?} after {last:#x}");
+                assert!((1..=MAX_VMS as u32).contains(&(handle.0 - last)), "{handle:?} after {last:#x}");
             }
         }
-        assert_eq!(entries(0).next_handle(0), VmHandle(1));
-        assert_eq!(entries(7).next_handle(7), VmHandle(8));
-        assert_eq!(entries(1).next_handle(0), VmHandle(65));
-        assert_eq!(entries(u32::MAX).next_handle(63), VmHandle(64));
+        assert_eq!(entries(0).next_handle(0), Some(VmHandle(1)));
+        assert_eq!(entries(7).next_handle(7), Some(VmHandle(8)));
+        assert_eq!(entries(1).next_handle(0), Some(VmHandle(65)));
     }
 
     #[test]
-    fn handles_are_not_given_out_again_soon() {
-        let mut table = entries(0);
-        let mut last = 0;
-        for round in 0..1000 {
-            let handle = table.next_handle(round % 3);
-            assert!(handle.0 > last);
-            last = handle.0;
-            table.last_handle = last;
+    fn no_handle_is_given_out_twice() {
+        let slot = slot_of(VmHandle(u32::MAX));
+        assert_eq!(entries(u32::MAX - 1).next_handle(slot), Some(VmHandle(u32::MAX)));
+        for slot in 0..MAX_VMS {
+            assert_eq!(entries(u32::MAX).next_handle(slot), None);
         }
+        let table = VmTable::new();
+        table.entries.lock().last_handle = u32::MAX - 70;
+        let given: Vec<_> = core::iter::from_fn(|| {
+            let handle = table.reserve();
+            if let Ok(handle) = handle {
+                table.entries.lock().set(slot_of(handle), None, None);
+            }
+            Some(handle)
+        })
+        .take(100)
+        .collect();
+        let (done, refused): (Vec<_>, Vec<_>) = given.into_iter().partition(Result::is_ok);
+        assert!(done.is_sorted_by(|one, next| one.unwrap().0 < next.unwrap().0) && !done.is_empty());
+        assert!(!refused.is_empty() && refused.iter().all(|handle| *handle == Err(Error::Limit)));
     }
 
     /// Who waits at each run of a vCPU may find the next interrupt pending each time, and the guest gets nowhere.

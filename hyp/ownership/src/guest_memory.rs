@@ -90,8 +90,8 @@ pub enum Presence {
 }
 
 impl GuestMemory {
-    /// The memory of a guest that has none yet, around an empty stage 2 with a VMID of its own. No guest after it has
-    /// the same name for a long time, but another may have the same slot as soon as it is gone.
+    /// The memory of a guest that has none yet, around an empty stage 2 with a VMID of its own. No other guest ever
+    /// has the same name, but another may have the same slot as soon as it is gone.
     pub const fn new(stage2: Stage2, slot: VmSlot, name: VmHandle, protected: bool) -> Self {
         let (cache, offers) = (PageCache::new(), Offers::new());
         Self { stage2, cache, offers, slot, name, protected, dying: false, pages_held: 0 }

@@ -1,5 +1,6 @@
 //! Anything at all: mostly of the territory, now and then numbers that no honest caller has.
 
+use super::host::FIRST_DEVICE_FRAME;
 use super::{Random, Territory, guest};
 use crate::executor::Access;
 use crate::guest_step::{GuestAction, GuestFunction};
@@ -77,6 +78,10 @@ impl Blind<'_> {
                 // There are devices that no one could take back, and next to the territory's there are others'.
                 operands[2] = Operand::Page(self.safe_device());
                 operands[4] = Operand::Count(CountName::Number(1));
+                // Protected guests have devices below their memory only.
+                if self.random.one_in(2) {
+                    operands[3] = Operand::Frame(FrameName::Raw(FIRST_DEVICE_FRAME + u64::from(self.frame())));
+                }
             }
             if let Some(step) = HostStep::new(call, operands) {
                 return Action::Host(step);

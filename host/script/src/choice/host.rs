@@ -5,13 +5,15 @@ use crate::executor::Access;
 use crate::model::Life;
 use crate::operand::{CountName, FrameName, Operand, PageName, VmNumber};
 use crate::step::{Action, HostAccess};
-use abi::Pfn;
 use abi::host::{HostCall, RIGHT_EXECUTE, RIGHT_READ, RIGHT_RESTRICTED, RIGHT_WRITE};
+use abi::{Gfn, Pfn};
 use alloc::vec::Vec;
 use ownership_spec::{Borrower, Frame, Owner, Page, Rights};
 
 /// Pages of a 2 MiB block, and the alignment of frames that can hold one.
 const BLOCK: u32 = 512;
+/// Where protected guests get devices: below where their memory may be.
+pub(super) const FIRST_DEVICE_FRAME: u64 = 0x1_0000;
 /// One call in so many is about a whole block.
 const WHOLE_BLOCKS: u64 = 400;
 
@@ -255,9 +257,15 @@ impl Chooser<'_> {
         let at = Pfn::new(self.model.places().device.raw() + u64::from(device));
         self.memory().device(at).filter(|device| device.owner == Owner::Host)?;
         let vm = self.vm_where(|vm| !vm.guest.dying)?;
-        let at = self.vacant_frame(&vm)?;
+        let at = if vm.guest.protected {
+            let first = FIRST_DEVICE_FRAME + self.random.below(self.territory.frames.into());
+            let is_vacant = self.memory().frame(vm.vm, Gfn::new(first)) == Frame::Vacant;
+            Operand::Frame(FrameName::Raw(is_vacant.then_some(first)?))
+        } else {
+            frame(self.vacant_frame(&vm)?)
+        };
         let device = Operand::Page(PageName::Device(device));
-        host(HostCall::VmGrantDevice, [named(vm.number), Operand::Vcpu(0), device, frame(at), count(1)])
+        host(HostCall::VmGrantDevice, [named(vm.number), Operand::Vcpu(0), device, at, count(1)])
     }
 
     /// Begins or ends the life of a VM.

@@ -16,7 +16,7 @@ use core::ops::Range;
 use ownership_spec::{Frame, Owner, Specification};
 
 /// Guest addresses below are devices.
-const DEVICE_LIMIT: Ipa = Ipa::new(1 << 30);
+pub(super) const DEVICE_LIMIT: Ipa = Ipa::new(1 << 30);
 /// The bitmap that FEATURES returns to a guest that is not protected.
 const FEATURES_PLAIN: u32 = 1;
 

@@ -1,5 +1,6 @@
 //! What host calls come to.
 
+use super::guest::DEVICE_LIMIT;
 use super::life::{Initialised, Life, gfn_limit};
 use super::{Company, Judged, Model, refused};
 use crate::expectation::{Outcome, Status};
@@ -99,9 +100,13 @@ impl Model {
             HostCall::VmLend => {
                 self.to_guest(arguments, |vm, first, gfn, count| memory.host_lend_guest(vm, first, gfn, count))
             }
-            HostCall::VmGrantDevice => {
-                self.to_guest(arguments, |vm, first, gfn, count| memory.host_grant_device(vm, first, gfn, count))
-            }
+            HostCall::VmGrantDevice => self.to_guest(arguments, |vm, first, gfn, count| {
+                let limit = Gfn::containing(DEVICE_LIMIT);
+                if memory.guest(vm)?.protected && gfn.checked_add(count).is_none_or(|end| end > limit) {
+                    return Err(Error::BadRange);
+                }
+                memory.host_grant_device(vm, first, gfn, count)
+            }),
             HostCall::VmShare => self.to_guest(arguments, |vm, first, gfn, count| {
                 let rights = rights(a6 & !RIGHT_RESTRICTED)?;
                 memory.host_share_guest(vm, first, gfn, count, rights, a6 & RIGHT_RESTRICTED != 0)

@@ -34,6 +34,8 @@ pub const OBJECTS: u64 = RAM + 0x60;
 pub const FRAME: u64 = GUEST_RAM.raw() >> 12;
 /// Another, at which nobody has anything.
 pub const VACANT: u64 = FRAME + 1;
+/// The frame that devices come to: the last at which a protected guest may have one.
+pub const DEVICE_FRAME: u64 = FRAME - 1;
 /// The pages of a VM's tables that are not used yet.
 const CACHED: u64 = 4;
 /// The vCPUs that a VM may have.

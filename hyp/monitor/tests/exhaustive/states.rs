@@ -1,7 +1,7 @@
 //! The states that trials begin in, and the calls that are made there.
 
 use crate::action::{Action, address};
-use crate::stage::{FRAME, OBJECTS, OTHER, OWNER, PAGE, PLAIN, RESERVED, SPARE, VACANT, VCPUS};
+use crate::stage::{DEVICE_FRAME, FRAME, OBJECTS, OTHER, OWNER, PAGE, PLAIN, RESERVED, SPARE, VACANT, VCPUS};
 use abi::guest::{GuestCall, MEM_RELINQUISH, MEM_SHARE, MEM_UNSHARE};
 use abi::host::{HostCall, RIGHT_EXECUTE, RIGHT_READ, RIGHT_RESTRICTED, RIGHT_WRITE, VM_PROTECTED, VmHandle};
 use monitor::object::Object;
@@ -50,7 +50,7 @@ fn share(rights: u64) -> Action {
 }
 
 fn grant(handle: VmHandle) -> Action {
-    of(HostCall::VmGrantDevice, handle, &[0, DEVICE, FRAME, 1])
+    of(HostCall::VmGrantDevice, handle, &[0, DEVICE, DEVICE_FRAME, 1])
 }
 
 fn offer() -> Action {
@@ -161,6 +161,8 @@ pub fn calls() -> Vec<Action> {
         of(HostCall::VmForceReclaim, OWNER, &[PAGE, 1]),
         of(HostCall::VmReclaim, OWNER, &[PAGE, 1]),
         grant(OWNER),
+        of(HostCall::VmDonate, OWNER, &[0, PAGE, DEVICE_FRAME, 1]),
+        guest(OWNER, MEM_SHARE, &[address(DEVICE_FRAME)]),
         of(HostCall::VmReclaimDevice, OWNER, &[DEVICE, 1]),
         of(HostCall::VmTeardown, OTHER, &[]),
         of(HostCall::VmTeardown, RESERVED, &[]),

@@ -250,6 +250,35 @@ fn the_host_ends_a_share_of_the_dying() {
 }
 
 #[test]
+fn a_borrower_is_told_where_a_share_ended_that_it_kept() {
+    for owner_dies in [true, false] {
+        let (mut world, owner, receiver) = two();
+        call(&mut world, owner, GuestCall::MemOffer, &[ipa(1), name(receiver), READ]);
+        call(&mut world, receiver, GuestCall::MemAccept, &[name(owner), 1, ipa(9), READ]);
+        if owner_dies {
+            world.call(HostCall::VmTeardown, &[name(owner)]).unwrap();
+            world.call(HostCall::VmEndShare, &[name(owner), name(receiver), 1]).unwrap();
+        } else {
+            call(&mut world, owner, GuestCall::MemWithdraw, &[1]);
+        }
+        for host_call in [HostCall::VmDonate, HostCall::VmLend] {
+            let forged = [name(receiver), 0, RAM + 80, ipa(9) >> 12, 1];
+            assert_eq!(world.call(host_call, &forged), Err(Error::WrongState), "in the owner's name");
+        }
+        let poisoned = RunExit { ipa: ipa(9), ..exit(ExitReason::Poisoned) };
+        for _ in 0..2 {
+            assert_eq!(touches(&mut world, receiver, ipa(9) + 0x10), poisoned);
+        }
+        refused(&mut world, receiver, GuestCall::MemDrop, &[name(owner), 1], Error::WrongState);
+        world.machine.assert_clean();
+        world.end(receiver);
+        if !owner_dies {
+            world.end(owner);
+        }
+    }
+}
+
+#[test]
 fn a_borrower_drops_what_it_accepted() {
     let (mut world, owner, receiver) = two();
     call(&mut world, owner, GuestCall::MemOffer, &[ipa(1), name(receiver), READ]);

@@ -1,6 +1,6 @@
 //! The host's calls: what they answer, and what they refuse.
 
-use crate::world::{CARVE_OUT, CARVE_OUT_PAGES, GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, World, hvc};
+use crate::world::{CARVE_OUT, CARVE_OUT_PAGES, DEVICE, GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, World, hvc};
 use abi::host::{FREEHOLD_UUID, HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, MAX_VMS, VM_PROTECTED};
 use abi::{Error, smccc};
 use ownership::PageState;
@@ -200,4 +200,43 @@ fn the_kind_of_vm_decides_how_it_gets_memory() {
     world.end(protected);
     world.end(other);
     world.assert_all_back();
+}
+
+/// A store of its secrets there would go to the host's device.
+#[test]
+fn a_protected_guest_finds_no_device_where_memory_is_to_be() {
+    let mut world = World::new();
+    let protected = world.vm(RAM, true, 1);
+    let other = world.vm(RAM + 32, false, 1);
+    let handle = u64::from(protected.handle.0);
+    let limit = (1 << 30) >> 12;
+    let ends = [limit + 1, limit + 2, limit + 4, limit + 0x1_0000, 1 << (IPA_BITS - 12), 1 << 52, u64::MAX];
+    for (end, count) in ends.iter().flat_map(|end| [1, 2, 4].map(|count| (*end, count))) {
+        let grant = [handle, 0, DEVICE, end - count, count];
+        assert_eq!(world.call(HostCall::VmGrantDevice, &grant), Err(Error::BadRange), "{grant:x?}");
+    }
+    for (gfn, count) in [(u64::MAX, 1), (u64::MAX, 2), (u64::MAX - 1, 4), (limit - 1, u64::MAX), (limit - 1, 0)] {
+        let grant = [handle, 0, DEVICE, gfn, count];
+        assert_eq!(world.call(HostCall::VmGrantDevice, &grant), Err(Error::BadRange), "{grant:x?}");
+    }
+    // Who there is comes first, what the device is comes last.
+    assert_eq!(world.call(HostCall::VmGrantDevice, &[0, 0, DEVICE, limit, 1]), Err(Error::VmGone));
+    assert_eq!(world.call(HostCall::VmGrantDevice, &[handle, 1, DEVICE, limit, 1]), Err(Error::VmGone));
+
+    let other_handle = u64::from(other.handle.0);
+    assert_eq!(world.call(HostCall::VmGrantDevice, &[handle, 0, DEVICE, limit - 2, 2]), Ok([0; 3]));
+    assert_eq!(world.call(HostCall::VmGrantDevice, &[handle, 0, DEVICE + 2, 0, 1]), Ok([0; 3]));
+    assert_eq!(world.call(HostCall::VmGrantDevice, &[handle, 0, DEVICE, limit, 1]), Err(Error::BadRange));
+    assert_eq!(world.call(HostCall::VmGrantDevice, &[handle, 0, DEVICE, 1, 1]), Err(Error::NotYours));
+    assert_eq!(world.call(HostCall::VmGrantDevice, &[other_handle, 0, DEVICE + 3, limit - 1, 2]), Ok([0; 3]));
+    assert_eq!(world.call(HostCall::VmGrantDevice, &[other_handle, 0, DEVICE + 5, 1 << 20, 1]), Ok([0; 3]));
+
+    for (handle, pages) in [(handle, DEVICE..DEVICE + 3), (other_handle, DEVICE + 3..DEVICE + 6)] {
+        world.call(HostCall::VmTeardown, &[handle]).unwrap();
+        let count = pages.end - pages.start;
+        assert_eq!(world.call(HostCall::VmReclaimDevice, &[handle, pages.start, count]), Ok([0; 3]));
+        world.call(HostCall::VmFinalise, &[handle]).unwrap();
+    }
+    world.assert_all_back();
+    world.machine.assert_clean();
 }

@@ -144,7 +144,8 @@ impl Host {
             HostCall::VcpuInit => [handle, index, page, 1, page + count, 0, 0],
             HostCall::VcpuTopUp => [handle, index, page, count, 0, 0, 0],
             HostCall::VmDonate | HostCall::VmLend => [handle, index, page, gfn, count, 0, 0],
-            HostCall::VmGrantDevice => [handle, index, DEVICE + gfn % 4, gfn, count, 0, 0],
+            // On both sides of where a protected guest's memory begins.
+            HostCall::VmGrantDevice => [handle, index, DEVICE + gfn % 4, gfn - 8, count, 0, 0],
             HostCall::VmReturn | HostCall::VmForceReclaim => [handle, page, count, 0, 0, 0, 0],
             HostCall::VmReclaimDevice => [handle, DEVICE + gfn % 4, count, 0, 0, 0, 0],
             HostCall::VmEndShare => [handle, self.handle(vm ^ 1), count, 0, 0, 0, 0],

@@ -67,7 +67,7 @@ impl Specification {
     /// A guest ends an offer of its own, accepted or not.
     pub fn guest_withdraw(&self, vm: Vm, number: u64) -> Next {
         self.living_protected(vm)?;
-        self.without_offer(vm, number, |_| true)
+        Ok(self.without_offer(vm, number, |_| true)?.poisoned_for_borrower(self, vm, number))
     }
 
     /// A guest ends borrowing what it accepted from `owner`, dying or not.
@@ -86,7 +86,21 @@ impl Specification {
         if !owner_dies && !borrower_dies {
             return Err(Error::Busy);
         }
-        self.without_offer(owner, number, |offer| offer.accepted.is_some_and(|(guest, _)| guest == borrower))
+        let next =
+            self.without_offer(owner, number, |offer| offer.accepted.is_some_and(|(guest, _)| guest == borrower))?;
+        Ok(next.poisoned_for_borrower(self, owner, number))
+    }
+
+    /// With the frame poisoned at which a living guest borrowed by an offer that was there `before`: the guest does not expect
+    /// to lose it, and nobody may put anything else there.
+    fn poisoned_for_borrower(self, before: &Self, owner: Vm, number: u64) -> Self {
+        let offer = before.guests.get(&owner).and_then(|guest| guest.offers.get(&number));
+        match offer.and_then(|offer| offer.accepted) {
+            Some((vm, gfn)) if self.guests.get(&vm).is_some_and(|guest| !guest.dying) => self.with_guest(vm, |guest| {
+                guest.poisoned.insert(gfn);
+            }),
+            _ => self,
+        }
     }
 
     /// The page of an offer.

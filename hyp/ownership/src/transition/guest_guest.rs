@@ -5,8 +5,7 @@ use super::guest_tables::VacantFrames;
 use super::locks::{GuestOnly, TwoGuests};
 use super::{Call, Scene};
 use crate::environment::Environment;
-use crate::guest_memory::Software;
-use crate::guest_memory::{GuestLock, GuestMemory, Rights};
+use crate::guest_memory::{GuestLock, GuestMemory, Rights, Software};
 use crate::offer::Offer;
 use crate::ownership::Ownership;
 use crate::state::{GuestUse, PageState, VmSlot};
@@ -23,8 +22,15 @@ struct Acceptable {
 /// Proof that there is this offer, that it may end, and that who borrows by it is here.
 struct Ending(Offer);
 
+/// Who ends a share.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Borrower,
+    Other,
+}
+
 impl<E: Environment> Scene<'_, TwoGuests<'_>, E> {
-    /// The share by an offer that these two have, or the offer that nobody has accepted.
+    /// The share that these two have by an offer.
     fn find_share(&self, number: u64) -> Result<Ending, Error> {
         let offer = self.locks.owner.offers.find(number).ok_or(Error::WrongState)?;
         match offer.accepted {
@@ -33,14 +39,19 @@ impl<E: Environment> Scene<'_, TwoGuests<'_>, E> {
         }
     }
 
-    /// Ends a share: the borrower loses the page first.
-    fn end(&mut self, Ending(offer): Ending) {
+    /// Ends a share: the borrower loses the page first. If it lives and did not ask for that, its frame is poisoned: else the
+    /// host could put a page of its own there, in the other guest's name.
+    fn end(&mut self, Ending(offer): Ending, asked_by: Side) {
         let Self { ownership, locks, env } = self;
         let TwoGuests { owner, borrower } = locks;
         if let Some((_, gfn)) = offer.accepted
             && let Ok(frames) = borrower.named_frames(gfn, 1)
         {
-            borrower.unmap(env.environment(), frames);
+            if asked_by == Side::Borrower || borrower.is_dying() {
+                borrower.unmap(env.environment(), frames);
+            } else {
+                borrower.poison(env.environment(), frames);
+            }
         }
         ownership.forget_offer(owner, &offer);
     }
@@ -146,7 +157,7 @@ impl Ownership {
     }
 
     /// A protected guest withdraws the offer `number`. Who has accepted it, and only he, is the `borrower`, who cannot
-    /// reach the page any more on return.
+    /// reach the page any more on return: its frame is poisoned, unless it is dying.
     ///
     /// # Errors
     /// [`Error::VmGone`] where the guest is dying; [`Error::WrongState`] where it is not protected or there is no such
@@ -171,7 +182,7 @@ impl Ownership {
                 }
                 scene.find_share(number).map_err(|_| Error::Busy)
             },
-            |scene, ending| scene.end(ending),
+            |scene, ending| scene.end(ending, Side::Other),
         )
     }
 
@@ -211,11 +222,12 @@ impl Ownership {
                 scene.locks.borrower.check_living(true)?;
                 scene.find_share(number)
             },
-            |scene, ending| scene.end(ending),
+            |scene, ending| scene.end(ending, Side::Borrower),
         )
     }
 
-    /// The host ends what one guest borrows of another, of which at least one is dying.
+    /// The host ends what one guest borrows of another, of which at least one is dying. The frame of a borrower that lives is
+    /// poisoned.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] where both are one guest; [`Error::Busy`] where none of them is dying;
@@ -237,7 +249,7 @@ impl Ownership {
                 }
                 scene.find_share(number)
             },
-            |scene, ending| scene.end(ending),
+            |scene, ending| scene.end(ending, Side::Other),
         )
     }
 }

@@ -247,6 +247,12 @@ impl GuestMemory {
         must_be_done(self.stage2.annotate(&mut env, start, size, why.annotation()));
     }
 
+    /// Takes a range from the guest that it had mapped, for good; otherwise as [`make_absent`](Self::make_absent).
+    pub(super) fn poison<E: Environment>(&mut self, env: &mut E, frames: Frames) {
+        self.make_absent(env, frames.start, frames.size, Absence::Poisoned);
+        self.pages_held = self.pages_held.saturating_sub(frames.size / PAGE_SIZE);
+    }
+
     /// Unmaps a range, for which there are enough cached pages.
     pub(super) fn unmap<E: Environment>(&mut self, env: &mut E, frames: Frames) {
         self.forget_range(env, frames.start, frames.size);

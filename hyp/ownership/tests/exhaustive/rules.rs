@@ -27,8 +27,17 @@ pub fn check(domain: &Domain, before: &Specification, call: &Call, after: &Speci
     if before.device(device) != after.device(device) && !pages.contains(&device) {
         panic!("{call}: device page {device} was not named and has changed hands");
     }
-    for (vm, guest) in after.guests() {
-        if !named.vms.contains(&vm) && before.guest(vm).ok() != Some(guest) {
+    let accepted = named.offer.and_then(|(owner, number)| before.guest(owner).ok()?.offers.get(&number)?.accepted);
+    for (vm, guest) in after.guests().filter(|(vm, _)| !named.vms.contains(vm)) {
+        let mut expected = before.guest(vm).ok().cloned();
+        // Who borrows by the offer that is named loses a frame, and nothing else.
+        if let (Some(expected), Some((borrower, gfn))) = (&mut expected, accepted)
+            && borrower == vm
+            && !expected.dying
+        {
+            expected.poisoned.insert(gfn);
+        }
+        if expected.as_ref() != Some(guest) {
             panic!("{call}: guest {vm} was not named and is {guest} now");
         }
     }

@@ -28,6 +28,15 @@ fn alone(state: &Specification) -> Specification {
     alone
 }
 
+/// The same, and the frame poisoned at which Bob borrowed.
+fn lost(state: &Specification) -> Specification {
+    let mut lost = alone(state);
+    let mut borrower = state.guest(BOB).unwrap().clone();
+    borrower.poisoned.insert(gfn(9));
+    lost.set_guest(BOB, borrower);
+    lost
+}
+
 #[test]
 fn an_offer_changes_nobodys_access() {
     assert!(page(&offered(), 1).offer);
@@ -142,7 +151,9 @@ fn both_guests_live_and_are_protected() {
 #[test]
 fn the_owner_ends_an_offer_accepted_or_not() {
     assert_eq!(offered().guest_withdraw(ALICE, 1), Ok(alone(&offered())));
-    assert_eq!(accepted().guest_withdraw(ALICE, 1), Ok(alone(&accepted())));
+    assert_eq!(accepted().guest_withdraw(ALICE, 1), Ok(lost(&accepted())));
+    let dying = accepted().start_teardown(BOB).unwrap();
+    assert_eq!(dying.guest_withdraw(ALICE, 1), Ok(alone(&dying)));
     assert_eq!(refusal(accepted().guest_withdraw(ALICE, 2)), Error::WrongState);
     assert_eq!(refusal(accepted().guest_withdraw(BOB, 1)), Error::WrongState);
     assert_eq!(refusal(accepted().start_teardown(ALICE).unwrap().guest_withdraw(ALICE, 1)), Error::VmGone);
@@ -164,9 +175,9 @@ fn the_borrower_drops_what_it_accepted() {
 #[test]
 fn the_host_ends_a_share_once_one_of_the_two_dies() {
     assert_eq!(refusal(accepted().host_end_share(ALICE, BOB, 1)), Error::Busy);
-    for vm in [ALICE, BOB] {
+    for (vm, expected) in [(ALICE, lost as fn(&_) -> _), (BOB, alone)] {
         let dying = accepted().start_teardown(vm).unwrap();
-        assert_eq!(dying.host_end_share(ALICE, BOB, 1), Ok(alone(&dying)));
+        assert_eq!(dying.host_end_share(ALICE, BOB, 1), Ok(expected(&dying)));
         assert_eq!(refusal(dying.host_end_share(ALICE, BOB, 2)), Error::WrongState);
         assert_eq!(refusal(dying.host_end_share(ALICE, Vm(9), 1)), Error::VmGone);
         assert_eq!(refusal(dying.host_end_share(Vm(9), BOB, 1)), Error::VmGone);
@@ -177,6 +188,18 @@ fn the_host_ends_a_share_once_one_of_the_two_dies() {
     // Not that of another borrower.
     let other = accepted().start_teardown(ALICE).unwrap();
     assert_eq!(refusal(other.host_end_share(ALICE, CAROL, 1)), Error::WrongState);
+}
+
+#[test]
+fn the_host_puts_nothing_where_a_share_ended_that_the_borrower_kept() {
+    let withdrawn = accepted().guest_withdraw(ALICE, 1).unwrap();
+    let dying = accepted().start_teardown(ALICE).unwrap();
+    for ended in [withdrawn, dying.host_end_share(ALICE, BOB, 1).unwrap()] {
+        assert_eq!(refusal(ended.host_donate_guest(BOB, pfn(8), gfn(9), 1)), Error::WrongState);
+        assert_eq!(refusal(ended.host_lend_guest(BOB, pfn(8), gfn(9), 1)), Error::WrongState);
+    }
+    let dropped = accepted().guest_drop(BOB, ALICE, 1).unwrap();
+    assert!(dropped.host_donate_guest(BOB, pfn(8), gfn(9), 1).is_ok());
 }
 
 #[test]

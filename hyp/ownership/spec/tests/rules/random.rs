@@ -209,6 +209,14 @@ fn gains(before: &Specification, after: &Specification, component: Owner, pfn: P
     !after.access(component, pfn).is_subset(&before.access(component, pfn))
 }
 
+/// Where a living guest borrows what its owner withdraws: of a guest that the call does not name, all that changes.
+fn withdrawn_from(before: &Specification, call: &Call, borrower: Vm) -> Option<Gfn> {
+    let Call::GuestWithdraw { vm: owner, number } = call else { return None };
+    let (accepted_by, gfn) = before.guest(*owner).ok()?.offers.get(number)?.accepted?;
+    let lives = before.guest(borrower).is_ok_and(|guest| !guest.dying);
+    (accepted_by == borrower && lives).then_some(gfn)
+}
+
 /// What must hold of every step, whatever the rules of the call: said once more, and not by the specification's functions.
 fn check_step(before: &Specification, call: &Call, after: &Specification) -> Result<(), TestCaseError> {
     prop_assert_eq!(after.breach(), None, "{}", call);
@@ -216,7 +224,11 @@ fn check_step(before: &Specification, call: &Call, after: &Specification) -> Res
     let unnamed = |vm: &Vm| !vms.contains(vm);
     let slots = [ALICE, BOB, CAROL, DAVE];
     for vm in slots.iter().filter(|vm| unnamed(vm)) {
-        prop_assert_eq!(after.guest(*vm).ok(), before.guest(*vm).ok(), "{} changes guest {}", call, vm);
+        let mut expected = before.guest(*vm).ok().cloned();
+        if let (Some(guest), Some(gfn)) = (&mut expected, withdrawn_from(before, call, *vm)) {
+            guest.poisoned.insert(gfn);
+        }
+        prop_assert_eq!(after.guest(*vm).ok(), expected.as_ref(), "{} changes guest {}", call, vm);
     }
     let by_host = call.name().starts_with("host_");
     let caller = vms.first().filter(|_| call.name().starts_with("guest_"));
