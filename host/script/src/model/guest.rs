@@ -247,6 +247,18 @@ impl Model {
         }
     }
 
+    /// A vCPU that has not come past a store makes it when it is run by a plain VCPU_RUN, if it can and is not interrupted
+    /// before; what it says of that may be lost. So what is in the page is not known from then on.
+    pub(super) fn run_unheard(&self, handle: VmHandle, vcpu: u64) -> Option<Model> {
+        let GuestRequest::Access { access: Access::Write(_), ipa } = *self.stopped.get(&(handle, vcpu))? else {
+            return None;
+        };
+        match self.specification.frame(self.slot(handle)?, Gfn::containing(ipa)) {
+            Frame::Memory(page) => Some(self.with_word(page, None)),
+            _ => None,
+        }
+    }
+
     /// The specification's name of a VM.
     pub fn slot(&self, handle: VmHandle) -> Option<ownership_spec::Vm> {
         match self.vms.get(&handle) {

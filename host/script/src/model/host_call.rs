@@ -23,7 +23,7 @@ struct Due {
 }
 
 impl Due {
-    /// Anything, and the state stays.
+    /// Anything; the state stays.
     const UNKNOWN: Self = Self { results: None, next: None };
 
     /// These results, and a state.
@@ -52,7 +52,7 @@ impl Model {
         };
         match (due.results, outcome.status) {
             (_, Status::Error(Error::NotSupported)) => Err(format!("there is this call; yet {outcome}")),
-            (None, _) => Ok(None),
+            (None, _) => Ok(due.next),
             (Some(results), Status::Ok) if outcome.results == results => Ok(due.next),
             // Frames for tables are not the model's subject.
             (_, Status::Error(Error::OutOfMemory)) if takes_tables(call) => Ok(None),
@@ -115,7 +115,10 @@ impl Model {
                 let vm = self.initialised(a1)?.vm;
                 self.done(memory.host_unshare_guest(vm, Gfn::new(a2), page_count(a3)?))
             }
-            HostCall::VcpuRun => self.live(a1)?.vcpu(a2).map(|()| Due::UNKNOWN),
+            HostCall::VcpuRun => {
+                self.live(a1)?.vcpu(a2)?;
+                Ok(Due { results: None, next: self.run_unheard(VmHandle(a1 as u32), a2) })
+            }
             HostCall::VmTeardown => self.vm_teardown(a1),
             HostCall::VmReclaim => {
                 let vm = self.dying(a1)?.vm;
