@@ -2,7 +2,7 @@
 # Builds every fuzz target into $OUT, each with its seeds and its options.
 #
 # OSS-Fuzz names the sanitizer ($SANITIZER) and has a nightly toolchain. Without both, as for a try outside its container,
-# the targets are built without a sanitizer: PROJECT=$PWD OUT=/tmp/out fuzz/oss-fuzz/build.sh.
+# the targets are built without a sanitizer: PROJECT=$PWD OUT=$PWD/build/oss-fuzz fuzz/oss-fuzz/build.sh.
 set -euo pipefail
 
 project=${PROJECT:-$SRC/freehold}
