@@ -6,7 +6,7 @@ use crate::domain::{Domain, NEXT};
 use crate::named::Named;
 use crate::rules;
 use ownership_spec::{Call, Specification};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 /// How a state was found: from the state of that number by that call. The first is its own.
@@ -18,8 +18,8 @@ struct Origin {
 
 /// What a search found.
 pub struct Found {
-    /// States, each counted once whatever its pages, or VMs of one kind, are called.
-    pub states: usize,
+    /// States, each once whatever its pages, or VMs of one kind, are called.
+    pub states: HashSet<Code>,
     /// Calls that were done.
     pub done: u64,
     /// Calls that were refused.
@@ -65,8 +65,8 @@ pub fn search(domain: &Domain) -> Found {
         }
         next += 1;
     }
-    let Search { codes, counter, done, refused, .. } = search;
-    Found { states: codes.len(), done, refused, coverage: counter.coverage() }
+    let Search { numbers, counter, done, refused, .. } = search;
+    Found { states: numbers.into_keys().collect(), done, refused, coverage: counter.coverage() }
 }
 
 impl Search<'_> {

@@ -26,7 +26,7 @@ pub struct Walked {
     /// States. Each page and each VM counts as itself.
     pub states: usize,
     /// States that differ in more than in which page, or which VM of one kind, is which.
-    pub unlike: usize,
+    pub unlike: HashSet<Code>,
     /// Calls in states that were done.
     pub done: u64,
     /// Calls in states that were refused.
@@ -74,10 +74,9 @@ pub fn walk(domain: &Domain) -> Walked {
         resume_unwind(panic);
     }
     assert!(walk.world.allocated_frames() <= frames + MOST_FRAMES_MORE, "table frames leak");
-    let unlike: HashSet<Code> = walk.numbers.keys().map(|code| code.canonical(domain)).collect();
     Walked {
         states: walk.nodes.len(),
-        unlike: unlike.len(),
+        unlike: walk.numbers.keys().map(|code| code.canonical(domain)).collect(),
         done: walk.done,
         refused: walk.refused,
         detours: walk.detours,
@@ -101,9 +100,11 @@ impl Walk<'_> {
                 self.nodes[from as usize].edges.push((call, self.here));
             }
             let Some(way) = self.way_to_untried() else { return };
-            for call in way {
+            for (call, target) in way {
                 self.detours += 1;
                 self.make(call);
+                // A state is all that decides what a call does. Were it not, this would go on for ever.
+                assert_eq!(self.here, target, "{}: it led elsewhere before", self.calls[call as usize]);
             }
         }
     }
@@ -163,12 +164,12 @@ impl Walk<'_> {
     }
 
     /// The shortest known way to a state with a call that was not made yet.
-    fn way_to_untried(&self) -> Option<Vec<u32>> {
+    fn way_to_untried(&self) -> Option<Vec<(u32, u32)>> {
         self.way(self.here, |number| !self.nodes[number as usize].untried.is_empty())
     }
 
-    /// The calls of the shortest known way from a state to one that `suits`.
-    fn way(&self, from: u32, suits: impl Fn(u32) -> bool) -> Option<Vec<u32>> {
+    /// The shortest known way from a state to one that `suits`: calls, and where each leads.
+    fn way(&self, from: u32, suits: impl Fn(u32) -> bool) -> Option<Vec<(u32, u32)>> {
         let mut origins = HashMap::from([(from, (from, 0))]);
         let mut queue = VecDeque::from([from]);
         while let Some(number) = queue.pop_front() {
@@ -177,7 +178,7 @@ impl Walk<'_> {
                 let mut at = number;
                 while at != from {
                     let (before, call) = origins[&at];
-                    way.push(call);
+                    way.push((call, at));
                     at = before;
                 }
                 way.reverse();
@@ -196,7 +197,7 @@ impl Walk<'_> {
     /// Prints the shortest known way from the start to the state that the world is in.
     fn print_way_here(&self) {
         println!("the way there:");
-        for call in self.way(0, |number| number == self.here).unwrap_or_default() {
+        for (call, _) in self.way(0, |number| number == self.here).unwrap_or_default() {
             println!("    {}", self.calls[call as usize]);
         }
     }

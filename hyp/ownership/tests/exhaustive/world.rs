@@ -20,8 +20,10 @@ const PA_BITS: u32 = 36;
 const IPA_BITS: u32 = 35;
 /// What is in the host's pages.
 const DIRT: u8 = 0xa5;
-/// A name that no VM ever has.
-const NO_NAME: VmHandle = VmHandle(0xdead);
+/// What the first VM is called. Each that follows is called one more.
+const FIRST_NAME: VmHandle = VmHandle(0x200);
+/// A name that no VM ever has, however many come: it is below all that are given out.
+const NO_NAME: VmHandle = VmHandle(FIRST_NAME.0 - 1);
 
 /// Some pages, by the number of the first.
 pub fn range_of(first: u64, count: u64) -> PhysRange {
@@ -127,8 +129,8 @@ impl<'d> World<'d> {
         let storage = Vec::leak(vec![0; pages as usize]);
         let ownership = Ownership::new(&mut cpu, &[range_of(RAM, pages)], storage, carve_out, host, hyp).unwrap();
         let specification = Specification::new(domain.machine.clone());
-        let next_name = VmHandle(0x200);
-        let world = Self { domain, machine, cpu, ownership, guests: [None, None], specification, next_name };
+        let guests = [None, None];
+        let world = Self { domain, machine, cpu, ownership, guests, specification, next_name: FIRST_NAME };
         (0..domain.pages).for_each(|number| world.dirty(domain.page(number)));
         world.compare("at the start");
         world
