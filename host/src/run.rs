@@ -6,6 +6,7 @@ use crate::vm::{Vm, VmError};
 use crate::{hypercall, interrupt, println, smp};
 use abi::run::{ExitReason, RunPage};
 use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn};
+use alloc::format;
 use alloc::string::String;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spin::Mutex;
@@ -176,7 +177,7 @@ pub fn serve(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) -> Optio
     match exit.reason {
         // The host took the interrupt when the call returned.
         ExitReason::Interrupt => exits.interrupts += 1,
-        ExitReason::Wait => exits.waits += 1,
+        ExitReason::Wait | ExitReason::Yield => exits.waits += 1,
         ExitReason::Mmio => serve_mmio(vm, index, exit, exits),
         ExitReason::MemoryFault => match serve_fault(vm, exit.ipa) {
             Ok(()) => exits.faults += 1,
@@ -184,7 +185,7 @@ pub fn serve(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) -> Optio
         },
         ExitReason::Shared => {
             exits.shares += 1;
-            exchange_messages(vm, exit.ipa);
+            exchange_messages(vm, exit.ipa, &mut |line| println!("{line}"));
         }
         ExitReason::Unshared => exits.unshares += 1,
         // The host has no use for a loan, and gives it back as it came.
@@ -216,6 +217,8 @@ pub fn serve(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) -> Optio
         }
         ExitReason::Error => return Some(Stop::Error),
         ExitReason::Poisoned => return Some(Stop::Poisoned),
+        // Guests that are run here have no interrupt controller.
+        ExitReason::Timer | ExitReason::Sgi => {}
     }
     None
 }
@@ -253,18 +256,22 @@ fn serve_fault(vm: &mut Vm, address: Ipa) -> Result<(), Stop> {
     }
 }
 
-/// Reads the guest's message from the page that it shared, and writes the answer.
-fn exchange_messages(vm: &Vm, address: Ipa) {
+/// Reads the guest's message from the page that it shared, and writes the answer; `say` shows both. A page that does not
+/// begin with text is left alone: not every guest means it for a message.
+pub fn exchange_messages(vm: &Vm, address: Ipa, say: &mut dyn FnMut(&str)) {
     let Some(page) = vm.map().page_of(Gfn::containing(address)) else { return };
     let message = read_message(page);
-    println!("host: guest {} shares the page at {:#x}; in it: \"{message}\"", vm.name(), address.raw());
+    if message.is_empty() {
+        return;
+    }
+    say(&format!("host: guest {} shares the page at {:#x}; in it: \"{message}\"", vm.name(), address.raw()));
     let base = page.raw() * PAGE_SIZE + ANSWER_OFFSET as u64;
     for (index, byte) in ANSWER.bytes().chain([0]).enumerate() {
         // SAFETY: the guest shared this page with the host, which maps all RAM; the guest writes it at the same time,
         // therefore volatile.
         unsafe { ((base + index as u64) as *mut u8).write_volatile(byte) };
     }
-    println!("host: answers: \"{ANSWER}\"");
+    say(&format!("host: answers: \"{ANSWER}\""));
 }
 
 /// The NUL-terminated text at the start of a shared page; at most up to where the answer goes. Control characters are

@@ -62,6 +62,15 @@ pub unsafe fn load(controls: &TrapControls, features: &CpuFeatures) {
     }
 }
 
+/// Loads CPTR_EL2 alone, and waits until it is in force.
+///
+/// # Safety
+/// The value must come from `monitor::traps` for this CPU, and be that of whoever runs next at EL1 once it does.
+pub unsafe fn load_cptr(cptr_el2: u64) {
+    CPTR_EL2.set(cptr_el2);
+    barrier::isb();
+}
+
 /// Sets, once on each CPU, what belongs to the host alone, and what the host must not find at an unknown reset value.
 pub fn initialise_host_only(features: &CpuFeatures) {
     let controls = HostOnlyControls::new(features);

@@ -5,15 +5,15 @@
 
 use crate::machine;
 use crate::system_register::{mrs, msr};
-use crate::{barrier, controls, vector_registers};
+use crate::{barrier, controls, interrupt_registers, vector_registers};
 use aarch64_cpu::registers::{
     ACTLR_EL1, AFSR0_EL1, AFSR1_EL1, AMAIR_EL1, CNTKCTL_EL1, CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVOFF_EL2, CONTEXTIDR_EL1,
-    CPACR_EL1, CSSELR_EL1, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, MAIR_EL1, MDSCR_EL1, PAR_EL1,
-    Readable, SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, TTBR0_EL1, TTBR1_EL1,
-    VBAR_EL1, Writeable,
+    CPACR_EL1, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, MAIR_EL1, MDSCR_EL1, PAR_EL1, Readable,
+    SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, TTBR0_EL1, TTBR1_EL1, VBAR_EL1,
+    Writeable,
 };
 use monitor::features::CpuFeatures;
-use monitor::platform::GuestTrap;
+use monitor::platform::{GuestTrap, Next};
 use monitor::registers::{El1Registers, PointerAuthenticationKeys, TimerRegisters, VcpuContext};
 use monitor::syndrome::Exception;
 
@@ -63,7 +63,6 @@ el1_registers! {
     spsr_el1 = SPSR_EL1,
     par_el1 = PAR_EL1,
     cntkctl_el1 = CNTKCTL_EL1,
-    csselr_el1 = CSSELR_EL1,
     mdscr_el1 = MDSCR_EL1,
 }
 
@@ -187,36 +186,56 @@ impl HostActivity {
     }
 }
 
-/// Runs the guest until it traps.
-pub fn enter(context: &mut VcpuContext) -> GuestTrap {
+/// Runs the guest until it traps and `next` says that it is to come out; see `Platform::run_guest`.
+pub fn run(context: &mut VcpuContext, mut next: impl FnMut(&GuestTrap, &mut VcpuContext) -> Next) -> GuestTrap {
     // No guest exists before the machine does; a caller that got here all the same comes back at once.
     let Some(machine) = machine::get() else { return GuestTrap::Interrupt };
     let features = &machine.features;
+    let host_controls = machine.host_controls();
     let activity = HostActivity::suspend(features);
     let host = save_el1();
     let host_timer = save_timer();
     let host_keys = features.pauth.then(save_keys);
     let with_fp = context.fp_enabled != 0;
-    let host_vectors = vector_registers::swap_in(features, with_fp.then_some(&context.fp));
+    let mut host_vectors = vector_registers::swap_in(features, with_fp.then_some(&context.fp));
 
     load_el1(&context.el1);
     load_timer(&context.timer);
     if features.pauth {
         load_keys(&context.keys);
     }
+    if features.gic_system_registers {
+        interrupt_registers::load(&context.interrupts, &features.gic);
+    }
     // SAFETY: the context's controls come from `TrapControls::guest` for this machine's features and the guest's own
-    // stage 2; the context lives until the guest is out again, and `enter_vcpu` returns with this stack as it was.
-    let kind = unsafe {
+    // stage 2.
+    unsafe {
         if features.ras {
             msr!("S3_4_C12_C1_1", context.el1.disr_el1); // VDISR_EL2
         }
         controls::load(&context.traps, features);
-        barrier::isb();
-        enter_vcpu(context)
+    }
+    barrier::isb();
+
+    let trap = loop {
+        // SAFETY: the guest's controls and state are in the CPU; the context lives until the guest is out again, and
+        // `enter_vcpu` returns with this stack as it was.
+        let trap = guest_trap(unsafe { enter_vcpu(context) });
+        match next(&trap, context) {
+            Next::Resume => {}
+            Next::ResumeWithFp => {
+                // SAFETY: the host's value traps nothing of FP at EL2 and below, and the guest's follows it at once.
+                unsafe { controls::load_cptr(host_controls.cptr_el2) };
+                host_vectors = vector_registers::swap_in_late(features, host_vectors, &context.fp);
+                context.fp_enabled = 1;
+                // SAFETY: from `TrapControls::guest`, with FP let through.
+                unsafe { controls::load_cptr(context.traps.cptr_el2) };
+            }
+            Next::Leave => break trap,
+        }
     };
 
-    let esr = ESR_EL2.get();
-    let exception = Exception { esr, far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
+    let with_fp = context.fp_enabled != 0;
     context.el1 = save_el1();
     if features.ras {
         context.el1.disr_el1 = mrs!("S3_4_C12_C1_1"); // VDISR_EL2
@@ -225,8 +244,11 @@ pub fn enter(context: &mut VcpuContext) -> GuestTrap {
     if features.pauth {
         context.keys = save_keys();
     }
+    if features.gic_system_registers {
+        interrupt_registers::save(&mut context.interrupts, &features.gic);
+    }
     // SAFETY: the host's controls name the host's stage 2, and the host runs next.
-    unsafe { controls::load(&machine.host_controls(), features) };
+    unsafe { controls::load(&host_controls, features) };
     barrier::isb();
     vector_registers::swap_out(features, host_vectors, with_fp.then_some(&mut context.fp));
     load_el1(&host);
@@ -237,8 +259,14 @@ pub fn enter(context: &mut VcpuContext) -> GuestTrap {
     activity.resume(features);
     barrier::isb();
 
+    trap
+}
+
+/// What brought the guest out, from the kind that its vector gave.
+fn guest_trap(kind: u64) -> GuestTrap {
+    let esr = ESR_EL2.get();
     match kind {
-        SYNCHRONOUS => GuestTrap::Synchronous(exception),
+        SYNCHRONOUS => GuestTrap::Synchronous(Exception { esr, far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() }),
         IRQ | FIQ => GuestTrap::Interrupt,
         _ => GuestTrap::SError { esr },
     }

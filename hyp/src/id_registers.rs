@@ -1,11 +1,15 @@
 //! Reads this CPU's ID registers.
 
-use crate::system_register::mrs;
+use crate::barrier;
+use crate::system_register::{mrs, msr};
 use aarch64_cpu::registers::{
     CLIDR_EL1, ID_AA64DFR0_EL1, ID_AA64DFR1_EL1, ID_AA64ISAR0_EL1, ID_AA64ISAR1_EL1, ID_AA64MMFR0_EL1,
     ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1, MIDR_EL1, MPIDR_EL1, Readable,
 };
 use monitor::features::{CpuFeatures, IdRegisters};
+
+/// ICC_SRE_EL2: system registers in use, no bypass, and EL1 may do the same.
+const ICC_SRE_EL2_ALL: u64 = 0xf;
 
 /// This CPU's ID registers. Those that an extension brings are read only where the CPU has it.
 pub fn read() -> IdRegisters {
@@ -41,6 +45,12 @@ pub fn read() -> IdRegisters {
     }
     if features.mpam {
         id.mpamidr_el1 = mrs!("S3_0_C10_C4_4");
+    }
+    if features.gic_system_registers {
+        // SAFETY: the value that `controls::load` keeps there; without it ICH_VTR_EL2 could not be read.
+        unsafe { msr!("S3_4_C12_C9_5", ICC_SRE_EL2_ALL) };
+        barrier::isb();
+        id.ich_vtr_el2 = mrs!("S3_4_C12_C11_1");
     }
     if features.trbe {
         id.trbidr_el1 = mrs!("S3_0_C9_C11_7");

@@ -24,6 +24,7 @@ mod ghost;
 mod guest_switch;
 mod host;
 mod id_registers;
+mod interrupt_registers;
 mod layout;
 mod machine;
 mod platform;

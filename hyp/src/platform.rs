@@ -3,11 +3,12 @@
 use crate::environment::{El2Environment, POOL};
 use crate::frame_pool::FramePool;
 use crate::{cache, cpu_data, firmware, fixmap, ghost, guest_switch};
-use abi::run::RunPage;
+use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
+use abi::run::{MAX_LIST_REGISTERS, RunPage};
 use abi::{PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use core::ptr::NonNull;
 use monitor::object::ObjectMemory;
-use monitor::platform::{CpuIndex, GuestTrap, Platform, RunExit};
+use monitor::platform::{CpuIndex, GuestTrap, Next, Platform, RunEntry, RunExit};
 use monitor::registers::VcpuContext;
 use ownership::Wipe;
 
@@ -62,20 +63,48 @@ impl Platform for El2Environment {
         (PhysAddr::new((&raw const secondary_entry) as u64), cpu.0 as u64)
     }
 
-    fn enter_guest(&mut self, context: &mut VcpuContext) -> GuestTrap {
-        guest_switch::enter(context)
+    fn run_guest(
+        &mut self,
+        context: &mut VcpuContext,
+        next: impl FnMut(&GuestTrap, &mut VcpuContext) -> Next,
+    ) -> GuestTrap {
+        guest_switch::run(context, next)
     }
 
-    fn read_run_data(&mut self, page: Pfn) -> u64 {
+    fn counter(&self) -> u64 {
+        CNTPCT_EL0.get()
+    }
+
+    fn read_run_entry(&mut self, page: Pfn, list_registers: usize) -> RunEntry {
         let run_page = mapped(page).cast::<RunPage>().as_ptr();
-        // SAFETY: a pinned run page is mapped at EL2. The host may write to it meanwhile, hence the volatile read.
-        unsafe { (&raw const (*run_page).data).read_volatile() }
+        // SAFETY: a pinned run page is mapped at EL2. The host may write to it meanwhile, hence the volatile reads.
+        let mut entry = unsafe {
+            RunEntry {
+                data: (&raw const (*run_page).data).read_volatile(),
+                response: (&raw const (*run_page).response).read_volatile(),
+                interrupt_control: (&raw const (*run_page).interrupt_control).read_volatile(),
+                ..RunEntry::default()
+            }
+        };
+        // SAFETY: only an address is computed.
+        let registers = unsafe { (&raw const (*run_page).list_registers).cast::<u64>() };
+        for (index, register) in entry.list_registers.iter_mut().enumerate().take(list_registers) {
+            // SAFETY: as above; the run page has as many words there as the entry.
+            *register = unsafe { registers.add(index).read_volatile() };
+        }
+        entry
     }
 
-    fn write_run_exit(&mut self, page: Pfn, exit: &RunExit) {
-        let place = mapped(page).cast::<RunExit>();
+    fn write_run_exit(&mut self, page: Pfn, exit: &RunExit, list_registers: &[u64]) {
+        let run_page = mapped(page).cast::<RunPage>().as_ptr();
         // SAFETY: as for the read; a `RunExit` is the beginning of a run page.
-        unsafe { place.write_volatile(*exit) }
+        unsafe { run_page.cast::<RunExit>().write_volatile(*exit) };
+        // SAFETY: only an address is computed.
+        let registers = unsafe { (&raw mut (*run_page).list_registers).cast::<u64>() };
+        for (index, register) in list_registers.iter().enumerate().take(MAX_LIST_REGISTERS) {
+            // SAFETY: as for the read.
+            unsafe { registers.add(index).write_volatile(*register) };
+        }
     }
 
     fn free_frames(&self) -> u64 {

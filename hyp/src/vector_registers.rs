@@ -59,7 +59,6 @@ pub fn swap_in(features: &CpuFeatures, guest: Option<&FpRegisters>) -> HostVecto
     let area = area();
     // SAFETY: the area is this CPU's, large enough by the assertions above, and interrupts are masked. The CPU has what
     // is used: FP always, SVE and SME where the features say so, FFR in streaming mode only with FEAT_SME_FA64.
-    // `FpRegisters::v` has the layout that `load_v_registers` reads.
     unsafe {
         match kind {
             HostVectors::Streaming => save_sve_registers(area, features.sme_fa64.into()),
@@ -71,13 +70,30 @@ pub fn swap_in(features: &CpuFeatures, guest: Option<&FpRegisters>) -> HostVecto
         if kind == HostVectors::Streaming {
             msr!("S3_3_C4_C2_2", svcr & !SVCR_SM);
         }
-        if let Some(guest) = guest {
-            load_v_registers(guest.v.as_ptr().cast());
-            msr!("S3_3_C4_C4_0", guest.fpcr);
-            msr!("S3_3_C4_C4_1", guest.fpsr);
-        }
+    }
+    if let Some(guest) = guest {
+        load_guest(guest);
     }
     kind
+}
+
+/// The same for a guest that is in and begins to use FP: `put_away` is what [`swap_in`] said when it came in without.
+pub fn swap_in_late(features: &CpuFeatures, put_away: HostVectors, guest: &FpRegisters) -> HostVectors {
+    if put_away == HostVectors::InPlace {
+        return swap_in(features, Some(guest));
+    }
+    load_guest(guest);
+    put_away
+}
+
+/// Loads a guest's registers.
+fn load_guest(guest: &FpRegisters) {
+    // SAFETY: the host's are put away. `FpRegisters::v` has the layout that `load_v_registers` reads.
+    unsafe {
+        load_v_registers(guest.v.as_ptr().cast());
+        msr!("S3_3_C4_C4_0", guest.fpcr);
+        msr!("S3_3_C4_C4_1", guest.fpsr);
+    }
 }
 
 /// Takes out the registers of a guest that uses FP, and loads the host's again. CPTR_EL2 must be the host's.

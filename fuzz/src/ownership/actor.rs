@@ -240,5 +240,8 @@ pub const fn is_passed_over(reason: ExitReason) -> bool {
             | Reason::Ended
             | Reason::CpuOn
             | Reason::Wait
+            | Reason::Yield
+            | Reason::Timer
+            | Reason::Sgi
     )
 }

@@ -293,6 +293,7 @@ impl Bench {
             call,
             HostCall::Version
                 | HostCall::MemoryInfo
+                | HostCall::InterruptInfo
                 | HostCall::HypShare
                 | HostCall::HypShareRestricted
                 | HostCall::HypUnshare

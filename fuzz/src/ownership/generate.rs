@@ -46,6 +46,7 @@ const KINDS: &[(u8, What)] = &[
     (5, What::Host(HostCall::VmReclaimDevice)),
     (1, What::Host(HostCall::Version)),
     (1, What::Host(HostCall::MemoryInfo)),
+    (1, What::Host(HostCall::InterruptInfo)),
     (2, What::Host(HostCall::VmSizes)),
     (2, What::Host(HostCall::VcpuRun)),
     (2, What::RawHostCall),
@@ -417,7 +418,7 @@ impl Generator<'_> {
         let named = Self::count_operand;
         let vcpu = Operand::Vcpu(0);
         match call {
-            HostCall::Version | HostCall::MemoryInfo => vec![],
+            HostCall::Version | HostCall::MemoryInfo | HostCall::InterruptInfo => vec![],
             HostCall::HypShare | HostCall::HypShareRestricted => {
                 vec![self.free_pages(3, count, alignment), named(count)]
             }

@@ -110,6 +110,7 @@ impl Model {
                 let carve_out = layout.carve_out();
                 Ok(Results::These([carve_out.start.raw(), carve_out.size(), simulation::FREE_FRAMES]))
             }
+            HostCall::InterruptInfo => Ok(Results::These([4, 5, simulation::VIRTUAL_TIMER.into()])),
             HostCall::HypShare | HostCall::HypShareRestricted => {
                 let restricted = call == HostCall::HypShareRestricted;
                 transition(Call::HostShareHyp { first: page(a1), count: check_count(a2)?, restricted })

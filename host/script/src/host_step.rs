@@ -17,6 +17,7 @@ pub struct HostStep {
 const CALLS: &[(HostCall, &str, &[Kind])] = &[
     (HostCall::Version, "version", &[]),
     (HostCall::MemoryInfo, "memory_info", &[]),
+    (HostCall::InterruptInfo, "interrupt_info", &[]),
     (HostCall::HypShare, "hyp_share", &[Kind::Page, Kind::Count]),
     (HostCall::HypShareRestricted, "hyp_share_restricted", &[Kind::Page, Kind::Count]),
     (HostCall::HypUnshare, "hyp_unshare", &[Kind::Page, Kind::Count]),

@@ -167,7 +167,7 @@ impl Actor {
         let notice = Notice { reason: exit.reason, ipa: exit.ipa.raw(), data: exit.data, peer: exit.peer };
         match exit.reason {
             // The host took the interrupt when the call returned.
-            ExitReason::Interrupt | ExitReason::Wait => {}
+            ExitReason::Interrupt | ExitReason::Wait | ExitReason::Yield | ExitReason::Timer | ExitReason::Sgi => {}
             ExitReason::Mmio if is_register(exit, COMMAND) => {
                 // Whoever runs the vCPU next without a command for it finds it idle.
                 run::answer_read(page, Command::Idle.word());

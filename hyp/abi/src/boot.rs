@@ -15,7 +15,7 @@ pub const MAX_SEGMENTS: usize = 8;
 /// "FREEHOLD" in ASCII, read as a big-endian number.
 pub const MAGIC: u64 = 0x4652_4545_484f_4c44;
 /// Raised when [`BootInfo`] changes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Segment flag: readable (ELF PF_R).
 pub const SEGMENT_READ: u64 = 1 << 2;
@@ -149,6 +149,10 @@ pub struct BootInfo {
     pub self_test: u32,
     /// Of how many calls a hyp that compares itself with its specification compares one; 0 leaves that to hyp.
     pub ghost_one_in: u32,
+    /// INTID of the virtual timer's interrupt, which is a private peripheral's (16 to 31); 0 where it is not known.
+    pub virtual_timer: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<BootInfo>() <= crate::PAGE_SIZE as usize);

@@ -10,7 +10,7 @@ pub const FREEHOLD_UUID: u128 = 0x5f0a_1c0e_4d86_4e0b_9a53_6672_6565_686c;
 /// Major number of this interface; a change that breaks a caller raises it.
 pub const REVISION_MAJOR: u64 = 1;
 /// Minor number of this interface; an addition raises it.
-pub const REVISION_MINOR: u64 = 1;
+pub const REVISION_MINOR: u64 = 2;
 
 /// Most vCPUs of one VM.
 pub const MAX_VCPUS: u64 = 16;
@@ -100,6 +100,9 @@ calls! {
     VmGrantDevice = 0xc600_0120,
     /// `VM_RECLAIM_DEVICE(handle, pfn, count)`: takes pages of devices back from a dying VM.
     VmReclaimDevice = 0xc600_0121,
+    /// `INTERRUPT_INFO()` -> x1 = list registers of a CPU, x2 = bits of an interrupt's priority, x3 = INTID of the virtual
+    /// timer's interrupt.
+    InterruptInfo = 0xc600_0122,
 }
 
 /// `VM_INIT` flag: the VM is protected.

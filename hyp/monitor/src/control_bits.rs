@@ -130,6 +130,16 @@ pub(crate) mod cnthctl {
     pub const EL1PCEN: u64 = 1 << 1;
 }
 
+/// ICH_HCR_EL2 (Arm IHI 0069, section 12.4.4).
+pub(crate) mod ich_hcr {
+    /// En: the virtual CPU interface works.
+    pub const EN: u64 = 1 << 0;
+    /// UIE: a maintenance interrupt while at most one list register is in use.
+    pub const UIE: u64 = 1 << 1;
+    /// NPIE: a maintenance interrupt while no list register is pending.
+    pub const NPIE: u64 = 1 << 3;
+}
+
 /// Fine-grained traps whose sense is negative: a one means "does not trap" (FEAT_FGT and FEAT_FGT2). All the other
 /// bits of these registers trap where they are one.
 pub(crate) mod fine_grained {

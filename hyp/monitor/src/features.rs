@@ -1,6 +1,7 @@
 //! What the CPU can do, read off its ID registers.
 
 use crate::inject::ExceptionFeatures;
+use abi::run::MAX_LIST_REGISTERS;
 
 /// The ID registers of one CPU, raw. A register that the CPU does not have reads as zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -51,6 +52,8 @@ pub struct IdRegisters {
     pub pmbidr_el1: u64,
     /// MPAMIDR_EL1, where ID_AA64PFR0_EL1.MPAM or ID_AA64PFR1_EL1.MPAM_frac says that there is MPAM.
     pub mpamidr_el1: u64,
+    /// ICH_VTR_EL2, where ID_AA64PFR0_EL1.GIC says that there are system registers of the GIC.
+    pub ich_vtr_el2: u64,
     /// TRBIDR_EL1, where ID_AA64DFR0_EL1.TraceBuffer says that there is a trace buffer.
     pub trbidr_el1: u64,
 }
@@ -58,6 +61,36 @@ pub struct IdRegisters {
 /// The four-bit unsigned field of an ID register whose lowest bit is `shift`.
 pub(crate) const fn field(register: u64, shift: u32) -> u64 {
     register >> shift & 0xf
+}
+
+/// What a CPU's interrupt controller can do for guests (Arm IHI 0069, ICH_VTR_EL2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GicFeatures {
+    /// List registers.
+    pub list_registers: usize,
+    /// Registers of active priorities in each group: 1, 2 or 4.
+    pub active_priority_registers: usize,
+    /// Bits of a priority.
+    pub priority_bits: u32,
+}
+
+impl GicFeatures {
+    const fn from_id_registers(id: &IdRegisters) -> Self {
+        let value = id.ich_vtr_el2;
+        if field(id.id_aa64pfr0_el1, 24) == 0 {
+            return Self { list_registers: 0, active_priority_registers: 0, priority_bits: 0 };
+        }
+        let list_registers = (value & 0x1f) as usize + 1;
+        Self {
+            list_registers: if list_registers > MAX_LIST_REGISTERS { MAX_LIST_REGISTERS } else { list_registers },
+            active_priority_registers: match value >> 26 & 0b111 {
+                0..=4 => 1,
+                5 => 2,
+                _ => 4,
+            },
+            priority_bits: (value >> 29 & 0b111) as u32 + 1,
+        }
+    }
 }
 
 /// What hyp needs to know of a CPU. The names of fields and their order follow the Arm ARM's ID registers.
@@ -163,6 +196,8 @@ pub struct CpuFeatures {
     pub pmu_counters: u64,
     /// The GIC's CPU interface has system registers (ID_AA64PFR0_EL1.GIC).
     pub gic_system_registers: bool,
+    /// What that interface can do for guests.
+    pub gic: GicFeatures,
     /// AArch32 at EL0.
     pub aarch32_el0: bool,
     /// AArch32 at EL1.
@@ -240,6 +275,7 @@ impl CpuFeatures {
             pmu,
             pmu_counters: if pmu { id.pmcr_el0 >> 11 & 0x1f } else { 0 },
             gic_system_registers: field(id.id_aa64pfr0_el1, 24) != 0,
+            gic: GicFeatures::from_id_registers(id),
             aarch32_el0: field(id.id_aa64pfr0_el1, 0) == 2,
             aarch32_el1: field(id.id_aa64pfr0_el1, 4) == 2,
         }
@@ -281,6 +317,23 @@ mod tests {
     }
 
     #[test]
+    fn the_virtual_cpu_interface_is_read_right() {
+        let id = |ich_vtr_el2| IdRegisters { id_aa64pfr0_el1: 1 << 24, ich_vtr_el2, ..IdRegisters::default() };
+        let gic = |vtr| CpuFeatures::from_id_registers(&id(vtr)).gic;
+        let qemu = 0x9008_0003;
+        let features = |list_registers, active_priority_registers, priority_bits| GicFeatures {
+            list_registers,
+            active_priority_registers,
+            priority_bits,
+        };
+        assert_eq!(gic(qemu), features(4, 1, 5));
+        assert_eq!(gic(15 | 5 << 26 | 6 << 29), features(16, 2, 7));
+        assert_eq!(gic(31 | 6 << 26 | 7 << 29), features(16, 4, 8), "more registers than there can be");
+        let none = IdRegisters { ich_vtr_el2: qemu, ..IdRegisters::default() };
+        assert_eq!(CpuFeatures::from_id_registers(&none).gic, GicFeatures::default());
+    }
+
+    #[test]
     fn a_cortex_a53_is_read_right() {
         let id = IdRegisters {
             id_aa64pfr0_el1: 0x0100_2222,
@@ -288,6 +341,7 @@ mod tests {
             id_aa64isar0_el1: 0x0001_1120,
             id_aa64mmfr0_el1: 0x0000_1122,
             pmcr_el0: 6 << 11,
+            ich_vtr_el2: 0x9008_0003,
             ..IdRegisters::default()
         };
         let features = CpuFeatures::from_id_registers(&id);
@@ -297,6 +351,7 @@ mod tests {
             pmu: true,
             pmu_counters: 6,
             gic_system_registers: true,
+            gic: GicFeatures { list_registers: 4, active_priority_registers: 1, priority_bits: 5 },
             aarch32_el0: true,
             aarch32_el1: true,
             ..CpuFeatures::default()

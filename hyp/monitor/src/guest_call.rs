@@ -1,10 +1,12 @@
 //! A guest's HVC and SMC calls: PSCI, the Arm Architecture calls, and KVM's vendor-specific hypervisor calls.
 
-use crate::guest_exit::{Exit, Outcome};
+use crate::exit::Exit;
+use crate::guest_exit::Outcome;
+use crate::guest_psci::Psci;
 use crate::mmio::DEVICE_IPA_LIMIT;
 use crate::monitor::Monitor;
 use crate::platform::Platform;
-use crate::registers::VcpuContext;
+use crate::registers::{GuestRegisters, VcpuContext};
 use crate::smccc::{ArchitectureCall, Call, NOT_SUPPORTED_REGISTER, architecture_call};
 use crate::vm::Vm;
 use crate::{guest_memory_call, guest_psci};
@@ -17,61 +19,74 @@ const INSTRUCTION_SIZE: u64 = 4;
 /// The bitmap that FEATURES returns where memory is not the guest's to share: itself.
 const FEATURES_NON_PROTECTED: u32 = 1 << 0;
 
-/// Answers a call. The program counter is past the instruction.
-pub(crate) fn handle<P: Platform>(
-    monitor: &Monitor,
-    platform: &mut P,
-    vm: &Vm,
-    context: &mut VcpuContext,
-    immediate: u16,
-) -> Outcome {
-    let Some(call) = Call::decode(immediate, &context.general.x) else {
+/// Answers a call by what hyp knows and the guest's general registers; false where it takes more.
+pub(crate) fn answer_at_once(monitor: &Monitor, vm: &Vm, registers: &mut GuestRegisters, immediate: u16) -> bool {
+    let Some(call) = Call::decode(immediate, &registers.x) else {
+        registers.set_x(0, NOT_SUPPORTED_REGISTER);
+        return true;
+    };
+    let result = match guest_psci::answer_at_once(vm, &call) {
+        Psci::Answer(result) => result,
+        Psci::Action => return false,
+        Psci::Other => match architecture_call(&call, monitor.firmware) {
+            Some(ArchitectureCall::Answer(result)) => result,
+            Some(ArchitectureCall::Firmware(_)) => return false,
+            None => return answer_vendor_call(vm, registers, &call),
+        },
+    };
+    registers.set_x(0, result);
+    true
+}
+
+/// The same for calls of the vendor-specific hypervisor range, and for those that nobody knows.
+fn answer_vendor_call(vm: &Vm, registers: &mut GuestRegisters, call: &Call) -> bool {
+    let protected = vm.config().protected;
+    match (GuestCall::from_function(call.function), call.function) {
+        (Some(GuestCall::VmName), _) => {
+            registers.set_results([0, u64::from(vm.config().handle.0), call_bitmap(protected), 0]);
+        }
+        (Some(_), _) | (_, guest::MEM_SHARE | guest::MEM_UNSHARE | guest::MEM_RELINQUISH) if protected => return false,
+        (_, smccc::VENDOR_HYP_CALL_UID) => {
+            registers.set_results(smccc::uuid_words(guest::KVM_UUID).map(u64::from));
+        }
+        (_, guest::FEATURES) => {
+            let bitmap = if protected { guest::FEATURES_BITMAP } else { FEATURES_NON_PROTECTED };
+            registers.set_results([u64::from(bitmap), 0, 0, 0]);
+        }
+        (_, guest::HYP_MEMINFO) if protected => {
+            let result = if let [0, 0, 0, ..] = call.arguments { PAGE_SIZE } else { INVALID_PARAMETER as u64 };
+            registers.set_x(0, result);
+        }
+        _ => registers.set_x(0, NOT_SUPPORTED_REGISTER),
+    }
+    true
+}
+
+/// Does a call that [`answer_at_once`] left. The program counter is past the instruction.
+pub(crate) fn handle<P: Platform>(monitor: &Monitor, platform: &mut P, vm: &Vm, context: &mut VcpuContext) -> Outcome {
+    // An immediate other than 0 was answered at once.
+    let Some(call) = Call::decode(0, &context.general.x) else {
         return answer(context, NOT_SUPPORTED_REGISTER);
     };
     if let Some(outcome) = guest_psci::handle(vm, context, &call) {
         return outcome;
     }
-    match architecture_call(&call, monitor.firmware) {
-        Some(ArchitectureCall::Answer(result)) => return answer(context, result),
-        Some(ArchitectureCall::Firmware(arguments)) => {
-            context.general.set_results(platform.firmware_call(call.function, arguments));
-            return Outcome::Resume;
-        }
-        None => {}
+    if let Some(ArchitectureCall::Firmware(arguments)) = architecture_call(&call, monitor.firmware) {
+        context.general.set_results(platform.firmware_call(call.function, arguments));
+        return Outcome::Resume;
     }
-    let (ownership, memory, protected) = (&monitor.ownership, vm.memory(), vm.config().protected);
     if let Some(kind) = GuestCall::from_function(call.function) {
-        return match kind {
-            GuestCall::VmName => {
-                let (name, bitmap) = (vm.config().handle, call_bitmap(protected));
-                context.general.set_results([0, u64::from(name.0), bitmap, 0]);
-                Outcome::Resume
-            }
-            _ if !protected => answer(context, NOT_SUPPORTED_REGISTER),
-            _ => guest_memory_call::handle(monitor, platform, vm, context, kind, &call.arguments),
-        };
+        return guest_memory_call::handle(monitor, platform, vm, context, kind, &call.arguments);
     }
+    let (ownership, memory) = (&monitor.ownership, vm.memory());
     match call.function {
-        smccc::VENDOR_HYP_CALL_UID => {
-            context.general.set_results(smccc::uuid_words(guest::KVM_UUID).map(u64::from));
-            Outcome::Resume
-        }
-        guest::FEATURES => {
-            let bitmap = if protected { guest::FEATURES_BITMAP } else { FEATURES_NON_PROTECTED };
-            context.general.set_results([u64::from(bitmap), 0, 0, 0]);
-            Outcome::Resume
-        }
-        guest::HYP_MEMINFO if protected => match call.arguments {
-            [0, 0, 0, ..] => answer(context, PAGE_SIZE),
-            _ => answer(context, INVALID_PARAMETER as u64),
-        },
-        guest::MEM_SHARE if protected => {
+        guest::MEM_SHARE => {
             kvm_memory_call(context, &call, Exit::Shared, |gfn| ownership.guest_share_host(platform, memory, gfn))
         }
-        guest::MEM_UNSHARE if protected => {
+        guest::MEM_UNSHARE => {
             kvm_memory_call(context, &call, Exit::Unshared, |gfn| ownership.guest_unshare_host(platform, memory, gfn))
         }
-        guest::MEM_RELINQUISH if protected => kvm_memory_call(context, &call, Exit::Relinquished, |gfn| {
+        guest::MEM_RELINQUISH => kvm_memory_call(context, &call, Exit::Relinquished, |gfn| {
             ownership.guest_relinquish(platform, memory, gfn).map(|_| ())
         }),
         _ => answer(context, NOT_SUPPORTED_REGISTER),
@@ -97,13 +112,9 @@ fn kvm_memory_call(
     exit: impl FnOnce(Ipa) -> Exit,
     transition: impl FnOnce(Gfn) -> Result<(), Error>,
 ) -> Outcome {
-    let [ipa, 0, 0, ..] = call.arguments else {
+    let Some(ipa) = named_page(call) else {
         return answer(context, INVALID_PARAMETER as u64);
     };
-    let ipa = Ipa::new(ipa);
-    if !ipa.is_aligned(PAGE_SIZE) {
-        return answer(context, INVALID_PARAMETER as u64);
-    }
     match transition(Gfn::containing(ipa)) {
         Ok(()) => {
             context.general.set_x(0, smccc::SUCCESS as u64);
@@ -111,6 +122,12 @@ fn kvm_memory_call(
         }
         Err(error) => call_again(context, ipa, error).unwrap_or_else(|| answer(context, INVALID_PARAMETER as u64)),
     }
+}
+
+/// The page whose IPA a call has in x1, and nothing in x2 and x3.
+pub(crate) fn named_page(call: &Call) -> Option<Ipa> {
+    let [ipa, 0, 0, ..] = call.arguments else { return None };
+    Some(Ipa::new(ipa)).filter(|ipa| ipa.is_aligned(PAGE_SIZE))
 }
 
 /// Where the host can mend why a call was refused, it is asked to, and the guest makes its call again: memory may be

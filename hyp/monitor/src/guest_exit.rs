@@ -1,161 +1,22 @@
 //! The run loop of a vCPU: it runs until something happens that is the host's to deal with.
 
+use crate::exit::Exit;
+use crate::guest_timer::Effect;
 use crate::inject::{Injection, Interrupted};
-use crate::mmio::{Access, DEVICE_IPA_LIMIT, skip_instruction};
+use crate::interrupt::Interface;
+use crate::mmio::{Access, Answerable, DEVICE_IPA_LIMIT, Pending, skip_instruction};
 use crate::monitor::Monitor;
-use crate::platform::{GuestTrap, Platform, RunExit};
+use crate::platform::{GuestTrap, Next, Platform, RunEntry};
 use crate::registers::VcpuContext;
-use crate::syndrome::{Abort, Cause, Exception, FaultKind, Syndrome};
-use crate::vcpu::{Claim, Vcpu, VcpuState};
+use crate::syndrome::{Abort, Cause, Exception, FaultKind, Syndrome, SystemRegisterAccess, WaitFor};
+use crate::vcpu::{Claim, Vcpu};
 use crate::vm::{Vm, VmPower};
-use crate::{guest_call, guest_system_register};
-use abi::host::VmHandle;
-use abi::run::ExitReason;
+use crate::{guest_call, guest_system_register, guest_timer, interrupt};
+use abi::run::{ExitReason, RESPONSE_ABORT};
 use abi::{Error, Ipa, PAGE_SIZE};
 use ownership::Presence;
 use ownership::annotation::Absence;
 use pgtable::{DsbKind, Tlbi};
-
-/// Why a vCPU stops running, and all that the host learns of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exit {
-    /// A physical interrupt.
-    Interrupt,
-    /// WFI, WFE, or a CPU_SUSPEND to standby.
-    Wait,
-    /// A load from a device.
-    MmioRead {
-        /// Byte address.
-        ipa: Ipa,
-        /// Bytes.
-        size: u64,
-    },
-    /// A store to a device.
-    MmioWrite {
-        /// Byte address.
-        ipa: Ipa,
-        /// Bytes.
-        size: u64,
-        /// The value.
-        data: u64,
-    },
-    /// No memory at a page.
-    MemoryFault {
-        /// The page.
-        ipa: Ipa,
-        /// For a write.
-        write: bool,
-    },
-    /// The guest shared a page.
-    Shared(Ipa),
-    /// The guest took a page back.
-    Unshared(Ipa),
-    /// The guest gave a page back.
-    Relinquished(Ipa),
-    /// The guest lent a page to the host.
-    Lent(Ipa),
-    /// The guest returned a page that the host had lent.
-    Returned(Ipa),
-    /// The guest offered a page to another.
-    Offered {
-        /// The page.
-        ipa: Ipa,
-        /// The offer's number.
-        number: u64,
-        /// Whom it is for.
-        receiver: VmHandle,
-    },
-    /// The guest accepted another's offer.
-    Accepted {
-        /// Where it has the page.
-        ipa: Ipa,
-        /// The offer's number.
-        number: u64,
-        /// Whose it was.
-        owner: VmHandle,
-    },
-    /// The guest ended a share: its own, or one of another's.
-    Ended {
-        /// The offer's number.
-        number: u64,
-        /// Whose it was, where it was not its own.
-        owner: Option<VmHandle>,
-    },
-    /// A call of the guest's needs pages for tables.
-    TopUp,
-    /// The guest touched a page that was taken from it by force.
-    Poisoned(Ipa),
-    /// The VM has ended by SYSTEM_OFF.
-    SystemOff,
-    /// The VM has ended by SYSTEM_RESET.
-    SystemReset,
-    /// This vCPU is off.
-    CpuOff,
-    /// This vCPU turned another on: its index.
-    CpuOn(u64),
-    /// This vCPU cannot go on. ESR_EL2, for a VM that is not protected.
-    Error(u64),
-}
-
-impl Exit {
-    /// The exit's reason.
-    pub const fn reason(&self) -> ExitReason {
-        match self {
-            Exit::Interrupt => ExitReason::Interrupt,
-            Exit::Wait => ExitReason::Wait,
-            Exit::MmioRead { .. } | Exit::MmioWrite { .. } => ExitReason::Mmio,
-            Exit::MemoryFault { .. } => ExitReason::MemoryFault,
-            Exit::Shared(_) => ExitReason::Shared,
-            Exit::Unshared(_) => ExitReason::Unshared,
-            Exit::Relinquished(_) => ExitReason::Relinquished,
-            Exit::Lent(_) => ExitReason::Lent,
-            Exit::Returned(_) => ExitReason::Returned,
-            Exit::Offered { .. } => ExitReason::Offered,
-            Exit::Accepted { .. } => ExitReason::Accepted,
-            Exit::Ended { .. } => ExitReason::Ended,
-            Exit::TopUp => ExitReason::TopUp,
-            Exit::Poisoned(_) => ExitReason::Poisoned,
-            Exit::SystemOff => ExitReason::SystemOff,
-            Exit::SystemReset => ExitReason::SystemReset,
-            Exit::CpuOff => ExitReason::CpuOff,
-            Exit::CpuOn(_) => ExitReason::CpuOn,
-            Exit::Error(_) => ExitReason::Error,
-        }
-    }
-
-    /// What goes to the run page. What an exit does not name is zero, so that nothing of an earlier exit is left.
-    fn run_exit(&self) -> RunExit {
-        let blank = RunExit { exit_reason: self.reason() as u64, ..RunExit::default() };
-        match *self {
-            Exit::MmioRead { ipa, size } => RunExit { ipa: ipa.raw(), size, ..blank },
-            Exit::MmioWrite { ipa, size, data } => RunExit { ipa: ipa.raw(), size, write: 1, data, ..blank },
-            Exit::MemoryFault { ipa, write } => RunExit { ipa: ipa.raw(), write: u64::from(write), ..blank },
-            Exit::Shared(ipa)
-            | Exit::Unshared(ipa)
-            | Exit::Relinquished(ipa)
-            | Exit::Lent(ipa)
-            | Exit::Returned(ipa)
-            | Exit::Poisoned(ipa) => RunExit { ipa: ipa.raw(), ..blank },
-            Exit::Offered { ipa, number, receiver: peer } | Exit::Accepted { ipa, number, owner: peer } => {
-                RunExit { ipa: ipa.raw(), data: number, peer: u64::from(peer.0), ..blank }
-            }
-            Exit::Ended { number, owner } => {
-                RunExit { data: number, peer: owner.map_or(0, |owner| u64::from(owner.0)), ..blank }
-            }
-            Exit::CpuOn(data) | Exit::Error(data) => RunExit { data, ..blank },
-            Exit::Interrupt | Exit::Wait | Exit::SystemOff | Exit::SystemReset | Exit::CpuOff | Exit::TopUp => blank,
-        }
-    }
-
-    /// What the vCPU does next.
-    const fn next_state(&self) -> VcpuState {
-        match self {
-            Exit::CpuOff => VcpuState::Off,
-            Exit::SystemOff | Exit::SystemReset | Exit::Error(_) => VcpuState::Stopped,
-            _ => VcpuState::Ready,
-        }
-    }
-}
 
 /// What a trap leads to.
 pub(crate) enum Outcome {
@@ -171,24 +32,46 @@ pub(crate) enum Outcome {
 const PSTATE_AARCH32: u64 = 1 << 4;
 
 impl Monitor {
-    /// VCPU_RUN: runs the vCPU on the calling CPU, and tells the run page why it stopped.
+    /// VCPU_RUN: runs the vCPU on the calling CPU, and tells the run page why it stopped. What the host has put there is read
+    /// once, and checked before anything is done.
     pub(crate) fn run_vcpu<P: Platform>(&self, platform: &mut P, vm: &Vm, vcpu: &Vcpu) -> Result<ExitReason, Error> {
         if vm.power() != VmPower::On {
             return Err(Error::WrongState);
+        }
+        let gic = &self.features.gic;
+        let RunEntry { data, response, interrupt_control, list_registers } =
+            platform.read_run_entry(vcpu.run_page(), gic.list_registers);
+        let list_registers = interrupt::check_list_registers(&list_registers, gic, self.virtual_timer)?;
+        let ich_hcr_el2 = interrupt::control(interrupt_control)?;
+        if response & !RESPONSE_ABORT != 0 {
+            return Err(Error::InvalidParameter);
         }
         let mut claim = vcpu.claim_to_run(platform.cpu())?;
         if vm.is_change_of_vcpu(platform.cpu(), vcpu.index()) {
             forget_translations(platform, claim.context.traps.vttbr_el2);
         }
-        if let Some(pending) = claim.pending_read.take() {
-            let data = platform.read_run_data(vcpu.run_page());
-            pending.complete(&mut claim.context.general, data);
+        if let Some(pending) = claim.pending.take() {
+            if response & RESPONSE_ABORT == 0 {
+                pending.complete(&mut claim.context.general, data);
+            } else {
+                self.inject(&mut claim.context, pending.refused());
+            }
         }
+        claim.context.interrupts.list_registers = list_registers;
+        claim.context.traps.ich_hcr_el2 = ich_hcr_el2;
         let exit = self.run_until_exit(platform, vm, &mut claim);
         claim.context.fp_enabled = 0;
         claim.context.traps.disable_fp();
         claim.set_next(exit.next_state());
-        platform.write_run_exit(vcpu.run_page(), &exit.run_exit());
+        let context = &claim.context;
+        let mut run_exit = exit.run_exit();
+        run_exit.timer_lines = guest_timer::lines(context, || platform.counter());
+        run_exit.physical_deadline = context.physical_timer.deadline();
+        if exit == Exit::Wait {
+            run_exit.virtual_deadline = guest_timer::virtual_deadline(&context.timer);
+        }
+        let list_registers = context.interrupts.list_registers.get(..gic.list_registers).unwrap_or(&[]);
+        platform.write_run_exit(vcpu.run_page(), &run_exit, list_registers);
         Ok(exit.reason())
     }
 
@@ -200,7 +83,8 @@ impl Monitor {
                 VmPower::Reset => return Exit::SystemReset,
             }
             // A physical interrupt ends this loop, whatever the guest does.
-            let outcome = match platform.enter_guest(&mut claim.context) {
+            let trap = platform.run_guest(&mut claim.context, |trap, context| self.next(vm, trap, context));
+            let outcome = match trap {
                 GuestTrap::Synchronous(exception) => self.guest_exception(platform, vm, claim, &exception),
                 GuestTrap::Interrupt => Outcome::Exit(Exit::Interrupt),
                 GuestTrap::SError { esr } => Outcome::Exit(error(vm, esr)),
@@ -213,7 +97,40 @@ impl Monitor {
         }
     }
 
-    /// Decides a synchronous exception of a guest's.
+    /// Deals with a trap by the guest's general registers alone, all else of it being in the CPU still, where that is possible.
+    fn next(&self, vm: &Vm, trap: &GuestTrap, context: &mut VcpuContext) -> Next {
+        let GuestTrap::Synchronous(exception) = trap else { return Next::Leave };
+        // Where another vCPU has ended the VM, this one is not to go on.
+        if context.general.pstate & PSTATE_AARCH32 != 0 || vm.power() != VmPower::On {
+            return Next::Leave;
+        }
+        let is_done = match exception.syndrome().cause() {
+            Cause::Hypercall { immediate } => guest_call::answer_at_once(self, vm, &mut context.general, immediate),
+            Cause::SecureCall { immediate } => {
+                let is_done = guest_call::answer_at_once(self, vm, &mut context.general, immediate);
+                if is_done {
+                    // A trapped SMC has not been executed: past it, the guest is where an HVC leaves it.
+                    skip_instruction(&mut context.general);
+                }
+                is_done
+            }
+            Cause::SystemRegister(access) => {
+                let is_done = guest_system_register::emulate(access, context, &self.id, vm.config().ipa_bits);
+                if is_done {
+                    skip_instruction(&mut context.general);
+                }
+                is_done
+            }
+            Cause::FloatingPoint => {
+                context.traps.enable_fp();
+                return Next::ResumeWithFp;
+            }
+            _ => false,
+        };
+        if is_done { Next::Resume } else { Next::Leave }
+    }
+
+    /// Decides a synchronous exception of a guest's that [`next`](Self::next) left.
     fn guest_exception<P: Platform>(
         &self,
         platform: &mut P,
@@ -227,33 +144,19 @@ impl Monitor {
             return Outcome::Exit(error(vm, exception.esr));
         }
         match syndrome.cause() {
-            Cause::WaitForEvent => {
+            Cause::Wait(what) => {
                 skip_instruction(&mut claim.context.general);
-                Outcome::Exit(Exit::Wait)
+                Outcome::Exit(if what == WaitFor::Interrupt { Exit::Wait } else { Exit::Yield })
             }
-            Cause::FloatingPoint => {
-                claim.context.fp_enabled = 1;
-                claim.context.traps.enable_fp();
-                Outcome::Resume
-            }
-            Cause::Hypercall { immediate } => guest_call::handle(self, platform, vm, &mut claim.context, immediate),
-            Cause::SecureCall { immediate } => {
-                // A trapped SMC has not been executed: past it, the guest is where an HVC leaves it.
+            Cause::Hypercall { .. } => guest_call::handle(self, platform, vm, &mut claim.context),
+            Cause::SecureCall { .. } => {
                 skip_instruction(&mut claim.context.general);
-                guest_call::handle(self, platform, vm, &mut claim.context, immediate)
+                guest_call::handle(self, platform, vm, &mut claim.context)
             }
-            Cause::SystemRegister(access) => {
-                let ipa_bits = vm.config().ipa_bits;
-                if guest_system_register::emulate(access, &mut claim.context, &self.id, ipa_bits) {
-                    skip_instruction(&mut claim.context.general);
-                    Outcome::Resume
-                } else {
-                    Outcome::Inject(Injection::Undefined)
-                }
-            }
+            Cause::SystemRegister(access) => system_register(platform, &mut claim.context, access),
             Cause::DataAbort(abort) => data_abort(platform, vm, claim, exception, abort),
-            Cause::InstructionAbort(abort) => instruction_abort(platform, vm, exception, abort),
-            Cause::Other => Outcome::Inject(Injection::Undefined),
+            Cause::InstructionAbort(abort) => instruction_abort(platform, vm, claim, exception, abort),
+            Cause::FloatingPoint | Cause::Other => Outcome::Inject(Injection::Undefined),
         }
     }
 
@@ -287,7 +190,8 @@ fn data_abort<P: Platform>(
     exception: &Exception,
     abort: Abort,
 ) -> Outcome {
-    let refused = Outcome::Inject(Injection::for_abort(exception.syndrome(), exception.far));
+    let abort_instead = Injection::for_abort(exception.syndrome(), exception.far);
+    let refused = Outcome::Inject(abort_instead);
     let ipa = exception.fault_ipa(abort);
     if abort.kind() != FaultKind::Translation || is_beyond(vm, ipa) {
         return refused;
@@ -300,19 +204,39 @@ fn data_abort<P: Platform>(
     }
     if ipa >= DEVICE_IPA_LIMIT {
         let write = abort.is_write() && !abort.is_cache_maintenance();
+        claim.pending = Some(Pending::new(Answerable::Memory, abort_instead));
         return Outcome::Exit(Exit::MemoryFault { ipa: ipa.align_down(PAGE_SIZE), write });
     }
     match Access::decode(abort, &claim.context.general) {
         Some(Access::Read { size, pending }) => {
-            claim.pending_read = Some(pending);
+            claim.pending = Some(Pending::new(Answerable::Read(pending), abort_instead));
             Outcome::Exit(Exit::MmioRead { ipa, size })
         }
         Some(Access::Write { size, data }) => {
-            skip_instruction(&mut claim.context.general);
+            claim.pending = Some(Pending::new(Answerable::Write, abort_instead));
             Outcome::Exit(Exit::MmioWrite { ipa, size, data })
         }
         None => refused,
     }
+}
+
+/// A system register that [`Monitor::next`] left: one of the CPU interface or of a timer, or one that there is not.
+fn system_register<P: Platform>(platform: &P, context: &mut VcpuContext, access: SystemRegisterAccess) -> Outcome {
+    let outcome = if let Some(effect) = interrupt::emulate(access, context) {
+        match effect {
+            Interface::Done => Outcome::Resume,
+            Interface::Sgi(value) => Outcome::Exit(Exit::Sgi(value)),
+        }
+    } else if let Some(effect) = guest_timer::emulate(access, context, || platform.counter()) {
+        match effect {
+            Effect::Read => Outcome::Resume,
+            Effect::Set => Outcome::Exit(Exit::Timer),
+        }
+    } else {
+        return Outcome::Inject(Injection::Undefined);
+    };
+    skip_instruction(&mut context.general);
+    outcome
 }
 
 /// True where the host could not put memory: beyond the address space that the VM was made with.
@@ -321,15 +245,25 @@ fn is_beyond(vm: &Vm, ipa: Ipa) -> bool {
 }
 
 /// An instruction abort: as for data, but there are no instructions in devices.
-fn instruction_abort<P: Platform>(platform: &P, vm: &Vm, exception: &Exception, abort: Abort) -> Outcome {
-    let refused = Outcome::Inject(Injection::for_abort(exception.syndrome(), exception.far));
+fn instruction_abort<P: Platform>(
+    platform: &P,
+    vm: &Vm,
+    claim: &mut Claim<'_>,
+    exception: &Exception,
+    abort: Abort,
+) -> Outcome {
+    let abort_instead = Injection::for_abort(exception.syndrome(), exception.far);
+    let refused = Outcome::Inject(abort_instead);
     let ipa = exception.fault_ipa(abort);
     if abort.kind() != FaultKind::Translation || is_beyond(vm, ipa) {
         return refused;
     }
     let page = ipa.align_down(PAGE_SIZE);
     match presence(platform, vm, ipa) {
-        Presence::Nothing if ipa >= DEVICE_IPA_LIMIT => Outcome::Exit(Exit::MemoryFault { ipa: page, write: false }),
+        Presence::Nothing if ipa >= DEVICE_IPA_LIMIT => {
+            claim.pending = Some(Pending::new(Answerable::Memory, abort_instead));
+            Outcome::Exit(Exit::MemoryFault { ipa: page, write: false })
+        }
         Presence::Mapped => Outcome::Resume,
         Presence::Absent(Absence::Poisoned) => Outcome::Exit(Exit::Poisoned(page)),
         Presence::Nothing | Presence::Absent(Absence::LentToHost(_)) => refused,

@@ -1,7 +1,8 @@
 //! Freehold's own calls of a protected guest: loans between it and the host, and shares with other guests.
 
+use crate::exit::Exit;
 use crate::guest_call::{answer, call_again};
-use crate::guest_exit::{Exit, Outcome};
+use crate::guest_exit::Outcome;
 use crate::monitor::Monitor;
 use crate::platform::Platform;
 use crate::registers::VcpuContext;

@@ -1,7 +1,8 @@
 //! PSCI 1.1 for guests (Arm DEN0022): which vCPU is on is decided here; the host is told and does the running.
 
+use crate::exit::Exit;
 use crate::guest_call::answer;
-use crate::guest_exit::{Exit, Outcome};
+use crate::guest_exit::Outcome;
 use crate::registers::VcpuContext;
 use crate::smccc::Call;
 use crate::vcpu::{Vcpu, VcpuState};
@@ -11,14 +12,46 @@ use abi::{psci, smccc};
 /// MIGRATE_INFO_TYPE: there is no trusted operating system, so nothing that would not migrate.
 const MIGRATION_NOT_REQUIRED: i64 = 2;
 
-/// Answers a PSCI call; `None` where it is none.
+/// What a call is to PSCI.
+pub(crate) enum Psci {
+    /// This is the answer.
+    Answer(u64),
+    /// It takes more than an answer: [`handle`].
+    Action,
+    /// It is none of PSCI's.
+    Other,
+}
+
+/// The arguments of a call, of which a 32-bit call has the low halves.
+fn arguments(call: &Call) -> [u64; 3] {
+    let [first, second, third, ..] = call.arguments;
+    let arguments = [first, second, third];
+    if smccc::is_64_bit(call.function) { arguments } else { arguments.map(|x| x & 0xffff_ffff) }
+}
+
+/// Answers a call that changes nothing.
+pub(crate) fn answer_at_once(vm: &Vm, call: &Call) -> Psci {
+    let [first, second, _] = arguments(call);
+    Psci::Answer(match call.function {
+        psci::PSCI_VERSION => psci::VERSION_1_1,
+        psci::PSCI_FEATURES => features(first) as u64,
+        psci::AFFINITY_INFO_32 | psci::AFFINITY_INFO_64 => affinity_info(vm, first, second) as u64,
+        psci::MIGRATE_INFO_TYPE => MIGRATION_NOT_REQUIRED as u64,
+        psci::CPU_ON_32
+        | psci::CPU_ON_64
+        | psci::CPU_OFF
+        | psci::CPU_SUSPEND_32
+        | psci::CPU_SUSPEND_64
+        | psci::SYSTEM_OFF
+        | psci::SYSTEM_RESET => return Psci::Action,
+        _ => return Psci::Other,
+    })
+}
+
+/// Does a PSCI call that changes something; `None` where it is none.
 pub(crate) fn handle(vm: &Vm, context: &mut VcpuContext, call: &Call) -> Option<Outcome> {
-    let arguments =
-        if smccc::is_64_bit(call.function) { call.arguments } else { call.arguments.map(|x| x & 0xffff_ffff) };
-    let [first, second, third, ..] = arguments;
+    let [first, second, third] = arguments(call);
     Some(match call.function {
-        psci::PSCI_VERSION => answer(context, psci::VERSION_1_1),
-        psci::PSCI_FEATURES => answer(context, features(first) as u64),
         psci::CPU_ON_32 | psci::CPU_ON_64 => cpu_on(vm, context, first, second, third),
         psci::CPU_OFF => Outcome::Exit(Exit::CpuOff),
         psci::CPU_SUSPEND_32 | psci::CPU_SUSPEND_64 => {
@@ -26,8 +59,6 @@ pub(crate) fn handle(vm: &Vm, context: &mut VcpuContext, call: &Call) -> Option<
             context.general.set_x(0, psci::SUCCESS as u64);
             Outcome::Exit(Exit::Wait)
         }
-        psci::AFFINITY_INFO_32 | psci::AFFINITY_INFO_64 => answer(context, affinity_info(vm, first, second) as u64),
-        psci::MIGRATE_INFO_TYPE => answer(context, MIGRATION_NOT_REQUIRED as u64),
         psci::SYSTEM_OFF => {
             vm.end(VmPower::Off);
             Outcome::Resume
@@ -84,8 +115,8 @@ fn cpu_on(vm: &Vm, context: &mut VcpuContext, target: u64, entry: u64, argument:
 /// Resets a vCPU that is off, and makes it ready; the state that it is in otherwise.
 fn start(vm: &Vm, vcpu: &Vcpu, entry: u64, argument: u64) -> Result<(), VcpuState> {
     let mut claim = vcpu.claim_to_start()?;
-    claim.context = VcpuContext::reset(vcpu.index(), entry, argument, vm.config().traps);
-    claim.pending_read = None;
+    claim.context = VcpuContext::reset(vcpu.index(), entry, argument, vm.config().traps, vm.config().counter_offset);
+    claim.pending = None;
     claim.set_next(VcpuState::OnPending);
     Ok(())
 }

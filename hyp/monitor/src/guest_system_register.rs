@@ -80,7 +80,7 @@ fn read(register: SystemRegister, context: &VcpuContext, id: &IdRegisters, ipa_b
         REVIDR_EL1 | AIDR_EL1 | ACTLR_EL1 => Some(0),
         CTR_EL0 => Some(id.ctr_el0),
         CLIDR_EL1 => Some(CLIDR_ONE_LEVEL),
-        CSSELR_EL1 => Some(context.el1.csselr_el1),
+        CSSELR_EL1 => Some(context.csselr_el1),
         CCSIDR_EL1 => Some(cache_geometry(id.ctr_el0)),
         OSLSR_EL1 => Some(OSLSR_OPEN),
         _ => None,
@@ -89,7 +89,7 @@ fn read(register: SystemRegister, context: &VcpuContext, id: &IdRegisters, ipa_b
 
 fn write(register: SystemRegister, value: u64, context: &mut VcpuContext) -> bool {
     if register == CSSELR_EL1 {
-        context.el1.csselr_el1 = value & CSSELR_MASK;
+        context.csselr_el1 = value & CSSELR_MASK;
         return true;
     }
     // Maintenance by set and way reaches one CPU's own caches at best, and a guest does not know which CPU it is on;
@@ -120,7 +120,7 @@ mod tests {
     use crate::traps::TrapControls;
 
     fn context() -> VcpuContext {
-        VcpuContext::reset(0, 0, 0, TrapControls::default())
+        VcpuContext::reset(0, 0, 0, TrapControls::default(), 0)
     }
 
     fn access(register: SystemRegister, general: u64, is_read: bool) -> SystemRegisterAccess {
@@ -184,14 +184,12 @@ mod tests {
         let (id, mut context) = (IdRegisters::default(), context());
         let before = context;
         for register in [
-            SystemRegister::new(3, 3, 9, 12, 0),  // PMCR_EL0
-            SystemRegister::new(3, 0, 9, 10, 0),  // PMBLIMITR_EL1
-            SystemRegister::new(3, 0, 12, 12, 5), // ICC_SRE_EL1
-            SystemRegister::new(3, 3, 14, 2, 1),  // CNTP_CTL_EL0
-            SystemRegister::new(3, 0, 5, 3, 0),   // ERRIDR_EL1
-            SystemRegister::new(3, 1, 0, 0, 4),   // GMID_EL1
-            SystemRegister::new(3, 0, 1, 2, 6),   // SMCR_EL1
-            SystemRegister::new(3, 0, 10, 4, 0),  // LORSA_EL1
+            SystemRegister::new(3, 3, 9, 12, 0), // PMCR_EL0
+            SystemRegister::new(3, 0, 9, 10, 0), // PMBLIMITR_EL1
+            SystemRegister::new(3, 0, 5, 3, 0),  // ERRIDR_EL1
+            SystemRegister::new(3, 1, 0, 0, 4),  // GMID_EL1
+            SystemRegister::new(3, 0, 1, 2, 6),  // SMCR_EL1
+            SystemRegister::new(3, 0, 10, 4, 0), // LORSA_EL1
             SystemRegister::new(3, 7, 15, 0, 0),
         ] {
             assert!(!emulate(access(register, 0, true), &mut context, &id, 40), "{register}");

@@ -53,7 +53,7 @@ impl Monitor {
                 let access = if abort.is_stage1_walk() { Access::Read } else { Access::Execute };
                 self.host_abort(platform, exception, abort, access)
             }
-            Cause::WaitForEvent | Cause::FloatingPoint | Cause::SystemRegister(_) | Cause::Other => {
+            Cause::Wait(_) | Cause::FloatingPoint | Cause::SystemRegister(_) | Cause::Other => {
                 HostAction::Inject(Injection::Undefined)
             }
         }

@@ -159,6 +159,11 @@ impl Monitor {
                 check_device_frames(vm.config(), gfn, count)?;
                 self.ownership.host_grant_device(platform, vm.memory(), first, gfn, count).map(|()| NONE)
             }
+            HostCall::InterruptInfo => {
+                let gic = &self.features.gic;
+                let virtual_timer = self.virtual_timer.unwrap_or(0);
+                Ok([gic.list_registers as u64, u64::from(gic.priority_bits), u64::from(virtual_timer)])
+            }
             HostCall::VmReclaimDevice => {
                 let vm = self.vms.dying(vm_handle(a1)?)?;
                 let (first, count) = (Pfn::new(a2), page_count(a3)?);
@@ -210,6 +215,7 @@ impl Monitor {
             argument,
             root: pages.first,
             root_pages: sizes.root_pages,
+            counter_offset: platform.counter(),
             traps: TrapControls::guest(&self.features, self.id.midr_el1, translation),
         };
         self.take_pages(platform, pages)?;

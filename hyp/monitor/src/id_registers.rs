@@ -13,6 +13,8 @@ const fn f(number: u32) -> u64 {
 const PFR0: u64 = f(4) | f(5) | f(12) | f(15);
 /// ID_AA64PFR0_EL1: EL0 and EL1 in AArch64 only; no EL2, no EL3.
 const PFR0_LEVELS: u64 = 0x11;
+/// ID_AA64PFR0_EL1.GIC: system registers of the CPU interface, which a guest has at most in their first version.
+const GIC_SHIFT: u32 = 24;
 /// ID_AA64PFR0_EL1.CSV2.
 const CSV2_SHIFT: u32 = 56;
 /// ID_AA64PFR1_EL1: BT, SSBS.
@@ -50,7 +52,8 @@ pub fn read_feature_register(register: SystemRegister, id: &IdRegisters, ipa_bit
     match (register.crm, register.op2) {
         (4, 0) => {
             let csv2 = field(id.id_aa64pfr0_el1, CSV2_SHIFT).min(1);
-            id.id_aa64pfr0_el1 & PFR0 | PFR0_LEVELS | csv2 << CSV2_SHIFT
+            let gic = field(id.id_aa64pfr0_el1, GIC_SHIFT).min(1);
+            id.id_aa64pfr0_el1 & PFR0 | PFR0_LEVELS | gic << GIC_SHIFT | csv2 << CSV2_SHIFT
         }
         (4, 1) => id.id_aa64pfr1_el1 & PFR1,
         (5, 0) => DFR0,
@@ -116,11 +119,11 @@ mod tests {
     fn what_the_guest_must_not_use_is_hidden() {
         let id = everything();
         let pfr0 = read(4, 0, &id);
-        for (name, shift) in [("EL2", 8), ("EL3", 12), ("GIC", 24), ("RAS", 28), ("SVE", 32), ("MPAM", 40), ("AMU", 44)]
-        {
+        for (name, shift) in [("EL2", 8), ("EL3", 12), ("RAS", 28), ("SVE", 32), ("MPAM", 40), ("AMU", 44)] {
             assert_eq!(field(pfr0, shift), 0, "{name}");
         }
         assert_eq!(pfr0 & 0xff, 0x11, "no AArch32");
+        assert_eq!(field(pfr0, 24), 1, "GICv3, and not GICv4.1");
         assert_eq!(field(pfr0, 56), 1, "SCXTNUM is trapped");
         let pfr1 = read(4, 1, &id);
         assert_eq!((field(pfr1, 8), field(pfr1, 24), field(pfr1, 44)), (0, 0, 0), "MTE, SME, GCS");

@@ -10,16 +10,19 @@
 
 mod control_bits;
 pub mod cpu_power;
+pub mod exit;
 pub mod features;
 mod guest_call;
 pub mod guest_exit;
 mod guest_memory_call;
 mod guest_psci;
 pub mod guest_system_register;
+pub mod guest_timer;
 pub mod host_exit;
 mod hypercall;
 pub mod id_registers;
 pub mod inject;
+pub mod interrupt;
 pub mod mmio;
 mod monitor;
 pub mod object;

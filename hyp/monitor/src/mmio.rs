@@ -1,5 +1,6 @@
 //! MMIO accesses of a guest: what the host learns of one, and what it may answer.
 
+use crate::inject::Injection;
 use crate::registers::GuestRegisters;
 use crate::syndrome::Abort;
 use abi::Ipa;
@@ -34,6 +35,45 @@ pub enum Access {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PendingRead {
     abort: Abort,
+}
+
+/// What the host is to answer before a vCPU goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answerable {
+    /// A load from a device: its value.
+    Read(PendingRead),
+    /// A store to a device, which is done where the host does not say otherwise.
+    Write,
+    /// A page of memory: the guest makes its access again.
+    Memory,
+}
+
+/// An access that the host is to answer, and what the guest takes where the host says that nothing is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pending {
+    what: Answerable,
+    refused: Injection,
+}
+
+impl Pending {
+    /// What is to be answered, and the abort that may come of it.
+    pub const fn new(what: Answerable, refused: Injection) -> Self {
+        Self { what, refused }
+    }
+
+    /// Goes on as the host has it; `data` is what a load gets.
+    pub fn complete(&self, registers: &mut GuestRegisters, data: u64) {
+        match &self.what {
+            Answerable::Read(pending) => pending.complete(registers, data),
+            Answerable::Write => skip_instruction(registers),
+            Answerable::Memory => {}
+        }
+    }
+
+    /// What the guest takes where nothing is there.
+    pub const fn refused(&self) -> Injection {
+        self.refused
+    }
 }
 
 impl Access {

@@ -19,6 +19,8 @@ pub struct Monitor {
     pub(crate) id: IdRegisters,
     pub(crate) stage2: Stage2Config,
     pub(crate) firmware: PsciConduit,
+    /// INTID of the virtual timer's interrupt, where it is known.
+    pub(crate) virtual_timer: Option<u32>,
 }
 
 impl Monitor {
@@ -40,6 +42,7 @@ impl Monitor {
             id,
             stage2,
             firmware: boot_info.psci_conduit,
+            virtual_timer: Some(boot_info.virtual_timer).filter(|intid| *intid != 0),
         }
     }
 

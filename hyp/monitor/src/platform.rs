@@ -3,6 +3,7 @@
 use crate::object::ObjectMemory;
 use crate::registers::VcpuContext;
 use crate::syndrome::Exception;
+use abi::run::{MAX_LIST_REGISTERS, NO_DEADLINE};
 use abi::{Pfn, PhysAddr};
 
 /// A CPU's number: its index in [`BootInfo::cpus`](abi::boot::BootInfo::cpus).
@@ -23,8 +24,33 @@ pub enum GuestTrap {
     },
 }
 
-/// The first words of a run page, in the order of [`RunPage`](abi::run::RunPage): all that hyp writes there.
+/// How a guest goes on after a trap; see [`Platform::run_guest`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// At once.
+    Resume,
+    /// At once, with its FP registers loaded. Its controls in the context let it use them.
+    ResumeWithFp,
+    /// Not yet: all of its state comes out.
+    Leave,
+}
+
+/// What the host has put into a run page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RunEntry {
+    /// [`RunPage::data`](abi::run::RunPage::data).
+    pub data: u64,
+    /// [`RunPage::response`](abi::run::RunPage::response).
+    pub response: u64,
+    /// [`RunPage::interrupt_control`](abi::run::RunPage::interrupt_control).
+    pub interrupt_control: u64,
+    /// [`RunPage::list_registers`](abi::run::RunPage::list_registers): as many as were asked for, then zeroes.
+    pub list_registers: [u64; MAX_LIST_REGISTERS],
+}
+
+/// The first words of a run page, in the order of [`RunPage`](abi::run::RunPage): what hyp writes there at an exit, but for the
+/// list registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct RunExit {
     /// The exit's reason.
@@ -39,6 +65,28 @@ pub struct RunExit {
     pub data: u64,
     /// The handle of the other VM, or zero.
     pub peer: u64,
+    /// The timers that assert their interrupts.
+    pub timer_lines: u64,
+    /// When the virtual timer will, if the guest waits.
+    pub virtual_deadline: u64,
+    /// When the physical timer will.
+    pub physical_deadline: u64,
+}
+
+impl Default for RunExit {
+    fn default() -> Self {
+        Self {
+            exit_reason: 0,
+            ipa: 0,
+            size: 0,
+            write: 0,
+            data: 0,
+            peer: 0,
+            timer_lines: 0,
+            virtual_deadline: NO_DEADLINE,
+            physical_deadline: NO_DEADLINE,
+        }
+    }
 }
 
 /// The calling CPU, and what hyp can do on it. A value is good for the handling of one exception on one CPU.
@@ -54,17 +102,27 @@ pub trait Platform: ownership::Environment + ObjectMemory {
     /// CPU's own data.
     fn firmware_entry(&self, cpu: CpuIndex) -> (PhysAddr, u64);
 
-    /// Runs the guest that `context` describes until it traps, and then puts all of its state back into `context`. The
-    /// host's state is in the CPU again on return, FP registers included.
-    fn enter_guest(&mut self, context: &mut VcpuContext) -> GuestTrap;
+    /// Runs the guest that `context` describes until it traps and `next` says that it is to come out; then puts all of its state
+    /// back into `context`. The host's state is in the CPU again on return, FP registers included.
+    ///
+    /// When `next` is called, of the guest's state only the general registers, PC and PSTATE are in `context`, and what the CPU
+    /// never holds; the rest is in the CPU still, and what `next` writes to it in `context` is lost.
+    fn run_guest(
+        &mut self,
+        context: &mut VcpuContext,
+        next: impl FnMut(&GuestTrap, &mut VcpuContext) -> Next,
+    ) -> GuestTrap;
+
+    /// CNTPCT_EL0.
+    fn counter(&self) -> u64;
 
     /// Frames that are left in hyp's pool.
     fn free_frames(&self) -> u64;
 
-    /// Reads [`RunPage::data`](abi::run::RunPage::data) of a run page that hyp has pinned, by one 64-bit access; the
-    /// host may write to it meanwhile.
-    fn read_run_data(&mut self, page: Pfn) -> u64;
+    /// Reads what the host has put into a run page that hyp has pinned, each word by one 64-bit access, and of the list registers
+    /// the first `list_registers`; the host may write to it meanwhile.
+    fn read_run_entry(&mut self, page: Pfn, list_registers: usize) -> RunEntry;
 
-    /// Writes the first words of a run page that hyp has pinned.
-    fn write_run_exit(&mut self, page: Pfn, exit: &RunExit);
+    /// Writes the first words and the first list registers of a run page that hyp has pinned.
+    fn write_run_exit(&mut self, page: Pfn, exit: &RunExit, list_registers: &[u64]);
 }

@@ -1,5 +1,7 @@
 //! The registers that the world switch saves and loads, in the layout that its assembly addresses by `offset_of!`.
 
+use crate::guest_timer::PhysicalTimer;
+use crate::interrupt::InterruptRegisters;
 use crate::traps::TrapControls;
 
 /// PSTATE of EL1 with its own stack pointer (Arm ARM, SPSR_EL2.M = EL1h).
@@ -146,8 +148,6 @@ pub struct El1Registers {
     pub par_el1: u64,
     /// CNTKCTL_EL1.
     pub cntkctl_el1: u64,
-    /// CSSELR_EL1.
-    pub csselr_el1: u64,
     /// MDSCR_EL1.
     pub mdscr_el1: u64,
     /// DISR_EL1, which reaches VDISR_EL2 while a guest is in and HCR_EL2.AMO is set. Only where the CPU has FEAT_RAS.
@@ -207,6 +207,12 @@ pub struct VcpuContext {
     pub el1: El1Registers,
     /// The virtual timer.
     pub timer: TimerRegisters,
+    /// The physical timer, which is emulated.
+    pub physical_timer: PhysicalTimer,
+    /// CSSELR_EL1, which traps (HCR_EL2.TID2): the CPU never holds it.
+    pub csselr_el1: u64,
+    /// The virtual CPU interface of the interrupt controller. Only where the CPU has its system registers.
+    pub interrupts: InterruptRegisters,
     /// Pointer-authentication keys.
     pub keys: PointerAuthenticationKeys,
     /// What EL2's registers hold while the guest is in: traps, translation, identity.
@@ -220,14 +226,17 @@ pub struct VcpuContext {
 
 impl VcpuContext {
     /// The state of vCPU `index` as it comes out of reset at `entry` with `argument` in x0, under the given traps:
-    /// EL1h, everything masked, MMU off (PSCI, DEN0022 section 6.4).
-    pub fn reset(index: u64, entry: u64, argument: u64, traps: TrapControls) -> Self {
+    /// EL1h, everything masked, MMU off (PSCI, DEN0022 section 6.4). CNTVCT_EL0 is CNTPCT_EL0 less `counter_offset`.
+    pub fn reset(index: u64, entry: u64, argument: u64, traps: TrapControls, counter_offset: u64) -> Self {
         let mut general = GuestRegisters { x: [0; 31], pc: entry, pstate: PSTATE_EL1H | PSTATE_DAIF };
         general.set_x(0, argument);
         Self {
             general,
             el1: El1Registers { sctlr_el1: SCTLR_EL1_RESET, ..El1Registers::default() },
-            timer: TimerRegisters::default(),
+            timer: TimerRegisters { cntvoff_el2: counter_offset, ..TimerRegisters::default() },
+            physical_timer: PhysicalTimer::default(),
+            csselr_el1: 0,
+            interrupts: InterruptRegisters::default(),
             keys: PointerAuthenticationKeys::default(),
             traps: TrapControls { vmpidr_el2: mpidr_of_vcpu(index) | MPIDR_RES1, ..traps },
             fp_enabled: 0,
@@ -258,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_vcpu_comes_out_of_reset_masked_and_with_its_mmu_off() {
-        let context = VcpuContext::reset(3, 0x4020_0000, 0x4000_0000, TrapControls::default());
+        let context = VcpuContext::reset(3, 0x4020_0000, 0x4000_0000, TrapControls::default(), 0);
         assert_eq!(context.general.pc, 0x4020_0000);
         assert_eq!(context.general.x[0], 0x4000_0000);
         assert!(context.general.x[1..].iter().all(|&x| x == 0));

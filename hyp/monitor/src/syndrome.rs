@@ -66,7 +66,8 @@ impl Syndrome {
     /// What happened.
     pub const fn cause(self) -> Cause {
         match self.exception_class() {
-            exception_class::WFX => Cause::WaitForEvent,
+            exception_class::WFX if self.iss() & ISS_TI_EVENT != 0 => Cause::Wait(WaitFor::Event),
+            exception_class::WFX => Cause::Wait(WaitFor::Interrupt),
             exception_class::FP => Cause::FloatingPoint,
             exception_class::HVC64 => Cause::Hypercall { immediate: self.immediate() },
             exception_class::SMC64 => Cause::SecureCall { immediate: self.immediate() },
@@ -83,11 +84,23 @@ impl Syndrome {
     }
 }
 
+/// ISS.TI of a trapped wait, bit 0: WFE or WFET, not WFI or WFIT.
+const ISS_TI_EVENT: u64 = 1 << 0;
+
+/// What a trapped instruction waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WaitFor {
+    /// WFI, WFIT.
+    Interrupt,
+    /// WFE, WFET.
+    Event,
+}
+
 /// The exceptions from a lower exception level that are more than undefined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
     /// WFI, WFE, or one of their forms with a time-out.
-    WaitForEvent,
+    Wait(WaitFor),
     /// FP or SIMD while CPTR_EL2.TFP is set.
     FloatingPoint,
     /// HVC.

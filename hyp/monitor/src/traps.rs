@@ -3,15 +3,13 @@
 //! All values are for HCR_EL2.E2H = 0. For the host they follow the arm64 boot protocol: it finds every feature of the
 //! CPU as it would without hyp. For a guest they are an allow-list: what is not given is trapped.
 
-use crate::control_bits::{cnthctl, cptr, fine_grained, hcr, hcrx, mdcr};
+use crate::control_bits::{cnthctl, cptr, fine_grained, hcr, hcrx, ich_hcr, mdcr};
 use crate::features::CpuFeatures;
 
 /// ICC_SRE_EL2: SRE, DFB, DIB; with Enable, EL1 may reach ICC_SRE_EL1.
 const ICC_SRE_EL2_SRE: u64 = 0b0111;
 /// ICC_SRE_EL2.Enable.
 const ICC_SRE_EL2_ENABLE: u64 = 1 << 3;
-/// ICH_HCR_EL2.TC, TALL0, TALL1: every access to the CPU interface from EL1 traps.
-const ICH_HCR_EL2_TRAP_ALL: u64 = 0b111 << 10;
 /// ZCR_EL2.LEN and SMCR_EL2.LEN: the longest vector that the CPU has.
 const VECTOR_LENGTH_MAX: u64 = 0xf;
 /// SMCR_EL2.FA64.
@@ -166,7 +164,7 @@ impl TrapControls {
     }
 
     /// For a guest: the base architecture, FP on first use, pointer authentication where the CPU has it, the virtual
-    /// timer. VMPIDR_EL2 is the vCPU's to set.
+    /// timer, a virtual CPU interface. VMPIDR_EL2 is the vCPU's to set.
     pub fn guest(features: &CpuFeatures, midr_el1: u64, translation: Translation) -> Self {
         Self {
             hcr_el2: guest_hcr(features),
@@ -180,7 +178,7 @@ impl TrapControls {
             mdcr_el2: guest_mdcr(features),
             hstr_el2: 0,
             cnthctl_el2: cnthctl::EL1PCTEN,
-            ich_hcr_el2: ICH_HCR_EL2_TRAP_ALL,
+            ich_hcr_el2: ich_hcr::EN,
             icc_sre_el2: ICC_SRE_EL2_SRE,
             mpam2_el2: MPAM2_EL2_TRAP_ALL,
             mpamhcr_el2: MPAMHCR_EL2_TRAP_MPAMIDR,
@@ -417,7 +415,7 @@ mod tests {
             assert_eq!(controls.mdcr_el2 & (0b11 << 12 | 0b11 << 24), 0, "no buffer is the guest's");
             assert_eq!((controls.hfgrtr_el2, controls.hfgwtr_el2, controls.hfgitr_el2), (0, 0, 0));
             assert_eq!(controls.cnthctl_el2, 1, "the physical timer is the host's");
-            assert_eq!((controls.ich_hcr_el2, controls.icc_sre_el2), (0b111 << 10, 0b0111));
+            assert_eq!((controls.ich_hcr_el2, controls.icc_sre_el2), (1, 0b0111), "ICC_SRE_EL1 traps");
             assert_eq!(
                 controls.mpam2_el2,
                 1 << 48 | 1 << 49 | 1 << 58,

@@ -1,6 +1,6 @@
 //! One virtual CPU: who may run it, and its registers.
 
-use crate::mmio::PendingRead;
+use crate::mmio::Pending;
 use crate::platform::CpuIndex;
 use crate::registers::VcpuContext;
 use abi::{Error, Pfn};
@@ -64,8 +64,8 @@ const _: () = assert!(abi::boot::MAX_CPUS <= 0x100);
 pub struct VcpuRegisters {
     /// The guest's registers.
     pub context: VcpuContext,
-    /// The MMIO read that the host is to complete before the guest goes on.
-    pub pending_read: Option<PendingRead>,
+    /// What the host is to answer before the guest goes on.
+    pub pending: Option<Pending>,
 }
 
 /// A vCPU, in memory that the host donated for it.
@@ -88,7 +88,7 @@ impl Vcpu {
             index,
             run_page,
             state: AtomicU32::new(state.encode()),
-            registers: UnsafeCell::new(VcpuRegisters { context, pending_read: None }),
+            registers: UnsafeCell::new(VcpuRegisters { context, pending: None }),
         }
     }
 

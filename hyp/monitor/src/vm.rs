@@ -44,6 +44,8 @@ pub struct VmConfig {
     pub root: Pfn,
     /// Pages of the root.
     pub root_pages: u64,
+    /// What CNTVCT_EL0 is behind CNTPCT_EL0, in ticks: one number for all vCPUs, so that they agree on the time.
+    pub counter_offset: u64,
     /// EL2's control registers while a vCPU of it is in.
     pub traps: TrapControls,
 }
@@ -143,7 +145,8 @@ impl Vm {
         let slot = usize::try_from(index).ok().and_then(|index| self.vcpus.get(index)).ok_or(Error::Limit)?;
         let is_first = index == 0;
         let (entry, argument) = if is_first { (self.config.entry.raw(), self.config.argument) } else { (0, 0) };
-        let object = make(VcpuContext::reset(index, entry, argument, self.config.traps), is_first)?;
+        let VmConfig { traps, counter_offset, .. } = self.config;
+        let object = make(VcpuContext::reset(index, entry, argument, traps, counter_offset), is_first)?;
         slot.call_once(|| object);
         *created = index.saturating_add(1);
         Ok(())

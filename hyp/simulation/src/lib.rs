@@ -20,4 +20,4 @@ pub use layout::{
 };
 pub use platform::{Firmware, FirmwareCalls, GuestStep, Observer, TestPlatform, agreeable_firmware};
 pub use registers::{host_call, smccc};
-pub use world::{Options, SimulatedMonitor, TestVm, World};
+pub use world::{Options, SimulatedMonitor, TestVm, VIRTUAL_TIMER, World};

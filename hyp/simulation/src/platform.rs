@@ -2,14 +2,16 @@
 
 use crate::arena::Arena;
 use crate::layout::{FREE_FRAMES, HYP_CONTEXT, HYP_ENTRY, range_of};
+use abi::run::RunPage;
 use abi::{Error, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange, psci};
 use memsim::{Cpu, Machine};
 use monitor::object::ObjectMemory;
-use monitor::platform::{CpuIndex, GuestTrap, Platform, RunExit};
+use monitor::platform::{CpuIndex, GuestTrap, Next, Platform, RunEntry, RunExit};
 use monitor::registers::VcpuContext;
 use ownership::{Access, Call, HostFault, LockedMemory, Wipe, Witness};
 use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
 use std::collections::VecDeque;
+use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -66,6 +68,8 @@ pub struct TestPlatform {
     pub observer: Option<Box<dyn Observer>>,
     /// How often it was refused a frame.
     pub frames_refused: u64,
+    /// CNTPCT_EL0.
+    pub counter: u64,
 }
 
 impl TestPlatform {
@@ -82,6 +86,7 @@ impl TestPlatform {
             tlb_maintenance: Mutex::default(),
             observer: None,
             frames_refused: 0,
+            counter: 0,
         }
     }
 
@@ -230,22 +235,52 @@ impl Platform for TestPlatform {
         (PhysAddr::new(HYP_ENTRY), HYP_CONTEXT + cpu.0 as u64)
     }
 
-    fn enter_guest(&mut self, context: &mut VcpuContext) -> GuestTrap {
-        match (self.guest.pop_front(), &mut self.resident) {
-            (Some(mut step), _) => step(context),
-            (None, Some(step)) => step(context),
-            (None, None) => GuestTrap::Interrupt,
+    fn run_guest(
+        &mut self,
+        context: &mut VcpuContext,
+        mut next: impl FnMut(&GuestTrap, &mut VcpuContext) -> Next,
+    ) -> GuestTrap {
+        loop {
+            let trap = match (self.guest.pop_front(), &mut self.resident) {
+                (Some(mut step), _) => step(context),
+                (None, Some(step)) => step(context),
+                (None, None) => GuestTrap::Interrupt,
+            };
+            match next(&trap, context) {
+                Next::Leave => return trap,
+                Next::ResumeWithFp => context.fp_enabled = 1,
+                Next::Resume => {}
+            }
         }
     }
 
-    fn read_run_data(&mut self, page: Pfn) -> u64 {
-        self.machine().read_word(PhysAddr::new((page.raw() << 12) + 32))
+    fn counter(&self) -> u64 {
+        self.counter
     }
 
-    fn write_run_exit(&mut self, page: Pfn, exit: &RunExit) {
-        let words = [exit.exit_reason, exit.ipa, exit.size, exit.write, exit.data, exit.peer];
-        for (index, word) in (0..).zip(words) {
-            let address = PhysAddr::new((page.raw() << 12) + index * 8);
+    fn read_run_entry(&mut self, page: Pfn, list_registers: usize) -> RunEntry {
+        let read = |offset: usize| self.machine().read_word(PhysAddr::new((page.raw() << 12) + offset as u64));
+        let mut entry = RunEntry {
+            data: read(offset_of!(RunPage, data)),
+            response: read(offset_of!(RunPage, response)),
+            interrupt_control: read(offset_of!(RunPage, interrupt_control)),
+            ..RunEntry::default()
+        };
+        for (index, register) in entry.list_registers.iter_mut().enumerate().take(list_registers) {
+            *register = read(offset_of!(RunPage, list_registers) + index * 8);
+        }
+        entry
+    }
+
+    fn write_run_exit(&mut self, page: Pfn, exit: &RunExit, list_registers: &[u64]) {
+        let RunExit { exit_reason, ipa, size, write, data, peer, timer_lines, virtual_deadline, physical_deadline } =
+            *exit;
+        let first = [exit_reason, ipa, size, write, data, peer, timer_lines, virtual_deadline, physical_deadline];
+        let words = first.iter().enumerate().map(|(index, word)| (index * 8, *word));
+        let base = offset_of!(RunPage, list_registers);
+        let registers = list_registers.iter().enumerate().map(|(index, word)| (base + index * 8, *word));
+        for (offset, word) in words.chain(registers) {
+            let address = PhysAddr::new((page.raw() << 12) + offset as u64);
             self.machine().write_word(self.cpu.index(), address, word);
         }
     }

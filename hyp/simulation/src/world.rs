@@ -97,6 +97,9 @@ pub struct World {
     pub cpu0: TestPlatform,
 }
 
+/// INTID of the virtual timer's interrupt.
+pub const VIRTUAL_TIMER: u32 = 27;
+
 /// A VM that a test made.
 #[derive(Clone, Copy)]
 pub struct TestVm {
@@ -164,7 +167,15 @@ impl World {
         boot_info.cpu_count = CPUS.len() as u64;
         boot_info.psci_version = psci_version;
         boot_info.psci_conduit = conduit;
-        let id = IdRegisters { id_aa64mmfr0_el1: 2, midr_el1: 0x410f_d034, ..IdRegisters::default() };
+        boot_info.virtual_timer = VIRTUAL_TIMER;
+        // A GICv3 with 4 list registers and 5 bits of priority.
+        let id = IdRegisters {
+            id_aa64pfr0_el1: 1 << 24,
+            id_aa64mmfr0_el1: 2,
+            midr_el1: 0x410f_d034,
+            ich_vtr_el2: 0x9008_0003,
+            ..IdRegisters::default()
+        };
         let monitor = Monitor::new(&mut cpu0, &boot_info, ownership, id, config);
         let monitor = Arc::new(SimulatedMonitor { monitor, _arena: arena, _storage: storage });
         let world = Self { monitor, machine, layout, cpu0 };
@@ -284,7 +295,17 @@ impl World {
     /// The first words of a run page.
     pub fn run_page(&self, page: u64) -> RunExit {
         let word = |index: u64| self.machine.read_word(PhysAddr::new((page << 12) + index * 8));
-        RunExit { exit_reason: word(0), ipa: word(1), size: word(2), write: word(3), data: word(4), peer: word(5) }
+        RunExit {
+            exit_reason: word(0),
+            ipa: word(1),
+            size: word(2),
+            write: word(3),
+            data: word(4),
+            peer: word(5),
+            timer_lines: word(6),
+            virtual_deadline: word(7),
+            physical_deadline: word(8),
+        }
     }
 
     /// Writes the host's answer to a run page.

@@ -21,6 +21,14 @@ const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 const PHYSICAL_TIMER_INDEX: usize = 1;
 /// What that interrupt's name is, where they have.
 const PHYSICAL_TIMER_NAME: &str = "phys";
+/// Which is the virtual timer's.
+const VIRTUAL_TIMER_INDEX: usize = 2;
+/// The virtual timer's interrupt, where they have names.
+const VIRTUAL_TIMER_NAME: &str = "virt";
+/// The first cell of a private peripheral's interrupt in a GICv3's device tree.
+const PRIVATE_PERIPHERAL: u32 = 1;
+/// INTIDs of private peripherals.
+const PRIVATE_INTIDS: core::ops::Range<u32> = 16..32;
 
 /// What is wrong with the machine, or with how the device tree describes it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,6 +108,8 @@ pub struct Timer {
     pub physical: Vec<u8>,
     /// The property that holds it.
     pub property: &'static str,
+    /// INTID of the virtual timer's interrupt; 0 where the node does not say.
+    pub virtual_timer: u32,
 }
 
 /// Where the interrupt controller's node is and what of it the host keeps.
@@ -275,15 +285,29 @@ fn cpus(survey: &Survey, boot: u64, warnings: &mut Vec<String>) -> Result<Vec<u6
     Ok(cpus)
 }
 
-/// The physical timer's interrupt in `node`, whose controller writes interrupts in `cells` cells.
+/// What is needed of the timer `node`, whose controller writes interrupts in `cells` cells.
 fn timer(node: &TimerNode, cells: u64) -> Option<Timer> {
     let cells = usize::try_from(cells).ok().filter(|cells| *cells > 0)?;
     let bytes = cells.checked_add(usize::from(node.extended))?.checked_mul(CELL)?;
-    let index = match &node.names {
-        None => PHYSICAL_TIMER_INDEX,
-        Some(names) => names.iter().position(|name| name == PHYSICAL_TIMER_NAME)?,
+    let interrupt = |index: usize, name: &str| {
+        let index = match &node.names {
+            None => index,
+            Some(names) => names.iter().position(|other| other == name)?,
+        };
+        node.interrupts.chunks_exact(bytes).nth(index)
     };
-    let physical = node.interrupts.chunks_exact(bytes).nth(index)?.into();
+    let physical = interrupt(PHYSICAL_TIMER_INDEX, PHYSICAL_TIMER_NAME)?.into();
+    let virtual_timer = interrupt(VIRTUAL_TIMER_INDEX, VIRTUAL_TIMER_NAME)
+        .and_then(|bytes| private_intid(bytes.get(usize::from(node.extended).checked_mul(CELL)?..)?))
+        .unwrap_or(0);
     let property = if node.extended { "interrupts-extended" } else { "interrupts" };
-    Some(Timer { path: node.path.clone(), physical, property })
+    Some(Timer { path: node.path.clone(), physical, property, virtual_timer })
+}
+
+/// The INTID of a private peripheral's interrupt from its cells in a GICv3's device tree.
+fn private_intid(cells: &[u8]) -> Option<u32> {
+    let mut cells = cells.chunks_exact(CELL).filter_map(|cell| cell.try_into().ok().map(u32::from_be_bytes));
+    let (kind, number) = (cells.next()?, cells.next()?);
+    let intid = number.checked_add(PRIVATE_INTIDS.start)?;
+    (kind == PRIVATE_PERIPHERAL && PRIVATE_INTIDS.contains(&intid)).then_some(intid)
 }

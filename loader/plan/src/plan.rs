@@ -149,6 +149,8 @@ impl<'a> Plan<'a> {
             log_level: LogLevel::default() as u32,
             self_test: 0,
             ghost_one_in: 0,
+            virtual_timer: self.machine.timer.virtual_timer,
+            reserved: 0,
             carve_out: self.carve_out.range(),
             image: self.carve_out.image,
             segments: Default::default(),

@@ -79,7 +79,7 @@ impl Model {
                 let bitmap = HostCall::ALL.iter().fold(0, |bitmap, &call| bitmap | 1 << ((call as u32) & 0x3f));
                 Ok(Due::done([REVISION_MAJOR << 16 | REVISION_MINOR, bitmap, 0], None))
             }
-            HostCall::MemoryInfo => Ok(Due::UNKNOWN),
+            HostCall::MemoryInfo | HostCall::InterruptInfo => Ok(Due::UNKNOWN),
             HostCall::HypShare => self.done(memory.host_share_hyp(Pfn::new(a1), page_count(a2)?, false)),
             HostCall::HypShareRestricted => self.done(memory.host_share_hyp(Pfn::new(a1), page_count(a2)?, true)),
             HostCall::HypUnshare => self.done(memory.host_unshare_hyp(Pfn::new(a1), page_count(a2)?)),
@@ -328,6 +328,11 @@ const fn may_be_in_the_way(call: HostCall) -> bool {
 const fn takes_tables(call: HostCall) -> bool {
     !matches!(
         call,
-        HostCall::Version | HostCall::MemoryInfo | HostCall::VmSizes | HostCall::VmReserve | HostCall::VmTeardown
+        HostCall::Version
+            | HostCall::MemoryInfo
+            | HostCall::InterruptInfo
+            | HostCall::VmSizes
+            | HostCall::VmReserve
+            | HostCall::VmTeardown
     )
 }

@@ -90,7 +90,15 @@ fn guest_call(monitor: &Monitor, cpu: &mut TestPlatform, handle: VmHandle, funct
 /// What hyp wrote to a run page.
 fn run_page(cpu: &TestPlatform, page: u64) -> RunExit {
     let word = |index: u64| cpu.machine().read_word(abi::PhysAddr::new(page * PAGE_SIZE + index * 8));
-    RunExit { exit_reason: word(0), ipa: word(1), size: word(2), write: word(3), data: word(4), peer: word(5) }
+    RunExit {
+        exit_reason: word(0),
+        ipa: word(1),
+        size: word(2),
+        write: word(3),
+        data: word(4),
+        peer: word(5),
+        ..RunExit::default()
+    }
 }
 
 /// The address of a guest's frame.

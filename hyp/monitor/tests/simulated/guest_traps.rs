@@ -82,7 +82,14 @@ fn a_store_to_a_device_shows_its_data_and_nothing_else() {
         context.general.x[5] = 0x1234_5678_9abc_de41;
         trap(access(UART, 0, 5, WNR))
     };
-    let expected = RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 1, write: 1, data: 0x41, peer: 0 };
+    let expected = RunExit {
+        exit_reason: ExitReason::Mmio as u64,
+        ipa: UART,
+        size: 1,
+        write: 1,
+        data: 0x41,
+        ..RunExit::default()
+    };
     world.exits(vm, store, expected);
     let seen = look(&mut world, vm, |_| trap(Exception { esr: esr(class::FP, 0), ..Exception::default() }));
     assert_eq!(seen.general.pc, GUEST_ENTRY + 4);
@@ -99,7 +106,7 @@ fn a_load_from_a_device_takes_the_hosts_answer_into_one_register() {
     world.exits(
         vm,
         load,
-        RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 2, write: 0, data: 0, peer: 0 },
+        RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 2, write: 0, data: 0, ..RunExit::default() },
     );
     world.answer(vm.run_page, 0xffff_ffff_0000_8001);
     let seen = look(&mut world, vm, |_| trap(Exception { esr: esr(class::FP, 0), ..Exception::default() }));
@@ -149,7 +156,14 @@ fn an_exit_leaves_nothing_of_the_one_before() {
         with_secrets(context);
         trap(access(UART, 3, 5, WNR))
     };
-    let first = RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 8, write: 1, data: SECRET, peer: 0 };
+    let first = RunExit {
+        exit_reason: ExitReason::Mmio as u64,
+        ipa: UART,
+        size: 8,
+        write: 1,
+        data: SECRET,
+        ..RunExit::default()
+    };
     world.exits(vm, store, first);
     world.exits(vm, |_| GuestTrap::Interrupt, RunExit { exit_reason: 0, ..RunExit::default() });
 }
@@ -215,11 +229,14 @@ fn what_cannot_be_answered_is_an_external_abort_to_the_guest() {
 fn waiting_is_told_once() {
     let mut world = World::new();
     let vm = world.protected_vm();
-    let wait = |context: &mut VcpuContext| {
-        with_secrets(context);
-        trap(Exception { esr: esr(class::WFX, 1), ..Exception::default() })
+    let wait = |for_event: u64| {
+        move |context: &mut VcpuContext| {
+            with_secrets(context);
+            trap(Exception { esr: esr(class::WFX, for_event), ..Exception::default() })
+        }
     };
-    world.exits(vm, wait, RunExit { exit_reason: ExitReason::Wait as u64, ..RunExit::default() });
+    world.exits(vm, wait(0), RunExit { exit_reason: ExitReason::Wait as u64, ..RunExit::default() });
+    world.exits(vm, wait(1), RunExit { exit_reason: ExitReason::Yield as u64, ..RunExit::default() });
     let seen = look(&mut world, vm, |_| trap(Exception { esr: esr(class::FP, 0), ..Exception::default() }));
     assert_eq!(seen.general.pc, GUEST_ENTRY + 4);
 }
@@ -253,7 +270,7 @@ fn id_registers_are_read_and_unknown_registers_undefined() {
         with_secrets(context);
         trap(pfr0)
     });
-    assert_eq!((seen.general.x[4], seen.general.pc), (0x11, GUEST_ENTRY + 4));
+    assert_eq!((seen.general.x[4], seen.general.pc), (0x11 | 1 << 24, GUEST_ENTRY + 4), "EL0, EL1, GICv3");
     let pmcr = Exception { esr: read(9, 12, 0), far: SECRET, ..Exception::default() };
     let seen = look(&mut world, vm, move |context| {
         with_secrets(context);

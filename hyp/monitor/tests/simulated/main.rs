@@ -2,6 +2,7 @@
 //! test says.
 
 mod guest_calls;
+mod guest_interrupts;
 mod guest_memory_calls;
 mod guest_traps;
 mod host_calls;

@@ -137,7 +137,7 @@ impl Host {
         let (vm, index, page, gfn, count) = numbers;
         let (handle, page, gfn) = (self.handle(vm), RAM + page, (GUEST_RAM.raw() >> 12) + gfn);
         match call {
-            HostCall::Version | HostCall::MemoryInfo | HostCall::VmReserve => [0; 7],
+            HostCall::Version | HostCall::MemoryInfo | HostCall::InterruptInfo | HostCall::VmReserve => [0; 7],
             HostCall::HypShare | HostCall::HypShareRestricted | HostCall::HypUnshare => [page, count, 0, 0, 0, 0, 0],
             HostCall::VmSizes => [IPA_BITS, count, 0, 0, 0, 0, 0],
             HostCall::VmInit => [handle, index & 1, IPA_BITS | 2 << 32, page, 2, GUEST_ENTRY, gfn],

@@ -63,7 +63,7 @@ fn hyps_own_calls_come_by_hvc_alone() {
         refused(&mut world, smc(0), u64::from(function));
         assert_ne!(world.smccc(hvc(0), u64::from(function), &[])[0], NOT_SUPPORTED);
     }
-    for function in [0xc600_0105_u64, 0xc600_010f, 0xc600_0122, 0xc600_01ff, 0x8600_0100, 0x8600_ff02] {
+    for function in [0xc600_0105_u64, 0xc600_010f, 0xc600_0125, 0xc600_01ff, 0x8600_0100, 0x8600_ff02] {
         refused(&mut world, hvc(0), function);
     }
 }

@@ -76,6 +76,7 @@ fn a_kernel_without_arguments_gets_the_rest_of_the_loaders() {
 fn boot_info_says_what_was_found() {
     let Booted { info, machine, kernel, tree_place, carve_out, .. } = booted(VIRT_8G);
     assert_eq!((info.magic, info.version), (abi::boot::MAGIC, abi::boot::VERSION));
+    assert_eq!(info.virtual_timer, 27);
     assert_eq!(info.carve_out, carve_out);
     assert_eq!(info.image.start, carve_out.start);
     assert_eq!(info.segments().len(), 3);

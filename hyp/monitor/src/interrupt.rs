@@ -1,0 +1,230 @@
+//! A vCPU's interrupts: the list registers that the host fills, checked, and what else its virtual CPU interface holds
+//! (Arm IHI 0069, chapter 6 and section 12.4).
+
+use crate::control_bits::ich_hcr;
+use crate::features::GicFeatures;
+use crate::registers::VcpuContext;
+use crate::syndrome::{SystemRegister, SystemRegisterAccess};
+use abi::Error;
+use abi::run::{MAX_LIST_REGISTERS, NOTIFY_NONE_PENDING, NOTIFY_UNDERFLOW};
+
+/// ICC_ASGI1R_EL1.
+const ICC_ASGI1R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 6);
+/// ICC_SGI0R_EL1.
+const ICC_SGI0R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 7);
+/// ICC_SGI1R_EL1.
+const ICC_SGI1R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 5);
+/// ICC_SRE_EL1.
+const ICC_SRE_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 12, 5);
+/// ICC_SRE_EL1 of a vCPU: system registers in use, no bypass.
+const SRE_DFB_DIB: u64 = 0b111;
+
+/// ICH_LR<n>_EL2: the virtual INTID.
+const VIRTUAL_INTID: u64 = 0xffff_ffff;
+/// ICH_LR<n>_EL2.pINTID, bits 44:32.
+const PHYSICAL_INTID_SHIFT: u32 = 32;
+/// ICH_LR<n>_EL2.pINTID, once shifted down.
+const PHYSICAL_INTID: u64 = 0x1fff;
+/// ICH_LR<n>_EL2.EOI, where there is no physical interrupt: a maintenance interrupt at the end of this one.
+const EOI: u64 = 1 << 41;
+/// ICH_LR<n>_EL2.Priority.
+const PRIORITY: u64 = 0xff << 48;
+/// ICH_LR<n>_EL2.Group.
+const GROUP: u64 = 1 << 60;
+/// ICH_LR<n>_EL2.HW: a physical interrupt is behind it.
+const HW: u64 = 1 << 61;
+/// ICH_LR<n>_EL2.State: bit 0 pending, bit 1 active.
+const STATE_SHIFT: u32 = 62;
+/// Pending and active.
+const PENDING_AND_ACTIVE: u64 = 0b11;
+/// INTIDs from here on are special, or of kinds that a guest has not.
+const FIRST_SPECIAL_INTID: u64 = 1020;
+/// The INTIDs of a CPU's own peripherals.
+const PRIVATE_PERIPHERALS: core::ops::Range<u64> = 16..32;
+
+/// What a vCPU's virtual CPU interface holds while it is not in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct InterruptRegisters {
+    /// ICH_LR<n>_EL2.
+    pub list_registers: [u64; MAX_LIST_REGISTERS],
+    /// ICH_VMCR_EL2: priority mask, group enables, binary points.
+    pub ich_vmcr_el2: u64,
+    /// ICH_AP0R<n>_EL2.
+    pub ich_ap0r_el2: [u64; 4],
+    /// ICH_AP1R<n>_EL2.
+    pub ich_ap1r_el2: [u64; 4],
+}
+
+/// The list registers that a vCPU is to run with: those of the run page that the CPU has. One in which nothing is pending or
+/// active comes out as zero.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] for what [`RunPage::list_registers`](abi::run::RunPage::list_registers) forbids. `virtual_timer` is
+/// the INTID of the one physical interrupt that may be behind one.
+pub fn check_list_registers(
+    given: &[u64; MAX_LIST_REGISTERS],
+    gic: &GicFeatures,
+    virtual_timer: Option<u32>,
+) -> Result<[u64; MAX_LIST_REGISTERS], Error> {
+    let mut checked = [0; MAX_LIST_REGISTERS];
+    for (index, (register, place)) in given.iter().copied().zip(&mut checked).take(gic.list_registers).enumerate() {
+        let state = register >> STATE_SHIFT;
+        if state == 0 {
+            continue;
+        }
+        let intid = register & VIRTUAL_INTID;
+        let earlier = given.iter().take(index);
+        let is_double = earlier.into_iter().any(|other| other >> STATE_SHIFT != 0 && other & VIRTUAL_INTID == intid);
+        if intid >= FIRST_SPECIAL_INTID || is_double || !is_well_formed(register, state, virtual_timer) {
+            return Err(Error::InvalidParameter);
+        }
+        *place = register;
+    }
+    Ok(checked)
+}
+
+/// True where the fields that are not zero may be there.
+fn is_well_formed(register: u64, state: u64, virtual_timer: Option<u32>) -> bool {
+    let common = VIRTUAL_INTID | PRIORITY | GROUP | PENDING_AND_ACTIVE << STATE_SHIFT;
+    if register & HW == 0 {
+        return register & !(common | EOI) == 0;
+    }
+    let physical = register >> PHYSICAL_INTID_SHIFT & PHYSICAL_INTID;
+    register & !(common | HW | PHYSICAL_INTID << PHYSICAL_INTID_SHIFT) == 0
+        && PRIVATE_PERIPHERALS.contains(&(register & VIRTUAL_INTID))
+        && virtual_timer.is_some_and(|timer| u64::from(timer) == physical)
+        && state != PENDING_AND_ACTIVE
+}
+
+/// ICH_HCR_EL2 for what the host asks to be told.
+///
+/// # Errors
+/// [`Error::InvalidParameter`] where it asks for something that there is not.
+pub fn control(interrupt_control: u64) -> Result<u64, Error> {
+    if interrupt_control & !(NOTIFY_UNDERFLOW | NOTIFY_NONE_PENDING) != 0 {
+        return Err(Error::InvalidParameter);
+    }
+    let bit = |asked, bit| if interrupt_control & asked != 0 { bit } else { 0 };
+    Ok(ich_hcr::EN | bit(NOTIFY_UNDERFLOW, ich_hcr::UIE) | bit(NOTIFY_NONE_PENDING, ich_hcr::NPIE))
+}
+
+/// What an access to a register of the CPU interface leads to, of those that trap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Interface {
+    /// It is done.
+    Done,
+    /// The guest sends an SGI; the value of ICC_SGI1R_EL1.
+    Sgi(u64),
+}
+
+/// Does what the access asks for; `None` where it is for another register, or is none that is allowed.
+pub fn emulate(access: SystemRegisterAccess, context: &mut VcpuContext) -> Option<Interface> {
+    match (access.register(), access.is_read()) {
+        (ICC_SGI1R_EL1, false) => Some(Interface::Sgi(context.general.x(access.general_register()))),
+        // SGIs of Group 0 and of the other security state: a guest has only one state, and is sent none of Group 0.
+        (ICC_SGI0R_EL1 | ICC_ASGI1R_EL1 | ICC_SRE_EL1, false) => Some(Interface::Done),
+        (ICC_SRE_EL1, true) => {
+            context.general.set_x(access.general_register(), SRE_DFB_DIB);
+            Some(Interface::Done)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PENDING: u64 = 1 << 62;
+    const ACTIVE: u64 = 1 << 63;
+    const TIMER: u64 = HW | 27 << 32 | 27;
+
+    fn gic(list_registers: usize) -> GicFeatures {
+        GicFeatures { list_registers, ..GicFeatures::default() }
+    }
+
+    fn check(registers: &[u64]) -> Result<[u64; MAX_LIST_REGISTERS], Error> {
+        let mut given = [0; MAX_LIST_REGISTERS];
+        given[..registers.len()].copy_from_slice(registers);
+        check_list_registers(&given, &gic(4), Some(27))
+    }
+
+    #[test]
+    fn what_a_guest_may_be_given_is_loaded_as_it_is() {
+        for register in [
+            PENDING,
+            PENDING | ACTIVE | GROUP | 0xa0 << 48 | 1019,
+            ACTIVE | EOI | 33,
+            PENDING | GROUP | TIMER,
+            ACTIVE | GROUP | TIMER,
+        ] {
+            assert_eq!(check(&[register]).unwrap()[0], register, "{register:#x}");
+        }
+        assert_eq!(check(&[PENDING | 1, 0, ACTIVE | 2]).unwrap()[..4], [PENDING | 1, 0, ACTIVE | 2, 0]);
+    }
+
+    #[test]
+    fn a_register_without_state_is_empty_whatever_else_it_holds() {
+        assert_eq!(check(&[!(0b11 << 62), EOI | 33, PENDING | 33]).unwrap()[..3], [0, 0, PENDING | 33]);
+    }
+
+    #[test]
+    fn forged_registers_are_refused() {
+        for register in [
+            PENDING | 1020,
+            PENDING | 1023,
+            PENDING | 8192,
+            PENDING | 0xffff_ffff,
+            PENDING | 1 << 32 | 40,
+            PENDING | 1 << 45 | 40,
+            PENDING | 1 << 56 | 40,
+            PENDING | 1 << 59 | 40,
+        ] {
+            assert_eq!(check(&[register]), Err(Error::InvalidParameter), "{register:#x}");
+        }
+    }
+
+    #[test]
+    fn a_physical_interrupt_is_the_virtual_timers_or_none() {
+        for register in [
+            PENDING | HW | 30 << 32 | 27,
+            PENDING | HW | 27,
+            PENDING | HW | 27 << 32 | 33,
+            PENDING | HW | 27 << 32 | 5,
+            PENDING | ACTIVE | TIMER,
+            PENDING | TIMER | 1 << 45,
+        ] {
+            assert_eq!(check(&[register]), Err(Error::InvalidParameter), "{register:#x}");
+        }
+        let mut given = [0; MAX_LIST_REGISTERS];
+        given[0] = PENDING | TIMER;
+        assert_eq!(check_list_registers(&given, &gic(4), None), Err(Error::InvalidParameter));
+    }
+
+    #[test]
+    fn an_interrupt_is_in_one_register_only() {
+        assert_eq!(check(&[PENDING | 40, ACTIVE | 40]), Err(Error::InvalidParameter));
+        assert_eq!(check(&[PENDING | 40, 0, 0, PENDING | EOI | 40]), Err(Error::InvalidParameter));
+        assert!(check(&[PENDING | 40, 40]).is_ok());
+    }
+
+    #[test]
+    fn registers_that_the_cpu_has_not_are_not_looked_at() {
+        let mut given = [PENDING | 1023; MAX_LIST_REGISTERS];
+        given[..2].fill(0);
+        assert_eq!(check_list_registers(&given, &gic(2), Some(27)), Ok([0; MAX_LIST_REGISTERS]));
+        assert_eq!(check_list_registers(&given, &gic(0), Some(27)), Ok([0; MAX_LIST_REGISTERS]));
+        assert_eq!(check_list_registers(&given, &gic(3), Some(27)), Err(Error::InvalidParameter));
+    }
+
+    #[test]
+    fn the_host_is_told_what_it_asked_for() {
+        assert_eq!(control(0), Ok(1));
+        assert_eq!(control(NOTIFY_UNDERFLOW), Ok(1 | 1 << 1));
+        assert_eq!(control(NOTIFY_NONE_PENDING), Ok(1 | 1 << 3));
+        for asked in [1 << 2, 1 << 63, u64::MAX] {
+            assert_eq!(control(asked), Err(Error::InvalidParameter), "{asked:#x}");
+        }
+    }
+}
