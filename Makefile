@@ -9,6 +9,13 @@ LOG    ?= info
 APPEND ?=
 GDB    ?=
 GHOST  ?=
+GUEST  ?=
+GUESTS ?=
+GUEST_INITRD ?=
+GUEST_APPEND ?=
+GUEST_MEM ?=
+GUEST_CPUS ?=
+PROTECTED ?=
 TARGET ?=
 DURATION ?= 60
 JOBS   ?= 1
@@ -23,7 +30,7 @@ OBJCOPY ?= aarch64-linux-gnu-objcopy
 IMAGE_TARGET := aarch64-unknown-none-softfloat
 PORTABLE_TARGET_DIRECTORY := $(or $(CARGO_TARGET_DIR),target)
 IMAGES := $(PORTABLE_TARGET_DIRECTORY)/$(IMAGE_TARGET)/release
-GUESTS := hello actor attacker spin fault pages registers smp
+PAYLOADS := hello actor attacker spin fault pages registers smp
 IMAGE_PACKAGES := hyp loader host payloads image-start
 
 # Relative to where tests run, a path means something else.
@@ -52,14 +59,30 @@ PACKAGES = $(addprefix -p ,$(1))
 # it, where QEMU puts it: at the middle of RAM, or 128 MiB above its start, whichever is lower.
 HOST_KERNEL_ADDRESS := 0x42000000
 
+NAMED_GUESTS := $(strip $(GUEST) $(GUESTS))
+ifneq ($(NAMED_GUESTS),)
+ifneq ($(and $(GUEST),$(GUESTS)),)
+$(error GUEST= and GUESTS=: give one of the two)
+else ifneq ($(HOST),reference)
+$(error HOST=$(HOST): GUEST= and GUESTS= are for HOST=reference)
+else ifdef INITRD
+$(error INITRD=$(INITRD): the ramdisk is made of what GUEST= and GUESTS= name; GUEST_INITRD= gives a guest an initrd)
+endif
+endif
+
 ifeq ($(HOST),linux)
 KERNEL ?= $(BUILD)/linux/Image
 INITRD ?= $(BUILD)/linux/initrd.cpio.gz
 BOOTARGS = console=ttyAMA0 freehold.cpus=$(SMP) $(APPEND)
 else ifeq ($(HOST),reference)
 KERNEL ?= $(BUILD)/host.img
+ifeq ($(NAMED_GUESTS),)
 INITRD ?= $(BUILD)/guests.cpio
 BOOTARGS = $(if $(findstring scenario=,$(APPEND)),,scenario=story) report $(APPEND)
+else
+INITRD ?= $(BUILD)/run/guests.cpio
+BOOTARGS = $(if $(findstring scenario=,$(APPEND)),,scenario=guests) $(APPEND)
+endif
 else
 $(error HOST=$(HOST): there are HOST=reference and HOST=linux)
 endif
@@ -84,6 +107,7 @@ help:
 	@echo 'Goals:'
 	@echo '  make setup      get all that is needed: Rust for aarch64, QEMU, dtc, Debian'"'"'s arm64 kernel; once, safe to repeat'
 	@echo '  make run        boot Freehold in QEMU with the reference host and one protected guest; ends by itself'
+	@echo '                  GUEST=name boots that guest instead, with this terminal as its console'
 	@echo '  make build      build the images into $(BUILD)/'
 	@echo '  make replay     run a script of calls, FILE=path, on the simulated machine and in QEMU (host/script says what it looks like)'
 	@echo '  make test       unit tests, build, seeds of the fuzzers and scenario tests; ends with "N passed, N failed"'
@@ -102,12 +126,20 @@ help:
 	@echo '  make clean      remove what was built (not what make setup fetched)'
 	@echo 'Variables:'
 	@echo '  HOST=reference  which host runs: reference, or linux (Debian'"'"'s kernel with a busybox shell; Ctrl-A x ends QEMU)'
+	@echo '  GUEST=name      for run: a guest of the reference host: linux or linux-6.1 (Debian'"'"'s kernels with a busybox shell),'
+	@echo '                  the path of an unpacked arm64 Image, or one of: $(PAYLOADS)'
+	@echo '  GUESTS="a b"    several of them; each may have settings of its own, as in "linux,cpus=4,memory=512M hello,protected=0"'
+	@echo '  PROTECTED=0     guests that are not protected'
+	@echo '  GUEST_CPUS=2    virtual CPUs of a guest; 1 for the small ones'
+	@echo '  GUEST_MEM=256M  memory of a guest; 16M for the small ones'
+	@echo '  GUEST_APPEND=words  more words for a guest'"'"'s command line, such as freehold.test=online,fork (guest-tests/linux)'
+	@echo '  GUEST_INITRD=path   a guest'"'"'s initrd'
 	@echo '  KERNEL=path     the host'"'"'s kernel, an unpacked arm64 Image'
 	@echo '  INITRD=path     the host'"'"'s initrd; for the reference host a newc cpio archive of guest images'
 	@echo '  APPEND=words    more words for the host'"'"'s command line, such as scenario=attacks for the reference host'
 	@echo '  CPU=max         QEMU'"'"'s CPU model: cortex-a53, cortex-a76, neoverse-v1, max, ...'
 	@echo '  SMP=4           number of CPUs'
-	@echo '  MEM=1G          amount of RAM'
+	@echo '  MEM=1G          amount of RAM; with GUEST= and GUESTS= as much as they need'
 	@echo '  LOG=info        what Freehold itself logs: off, error, warn, info, debug, trace'
 	@echo '  GDB=1           wait for a debugger, and say how to attach it'
 	@echo '  GHOST=1         for build and run: hyp compares each call with its specification, and stops where they differ'
@@ -125,8 +157,12 @@ toolchain:
 	@[ -f $(BUILD)/toolchain.mk ] || { echo 'There is no $(BUILD)/toolchain.mk yet: run "make setup" first.' >&2; exit 1; }
 
 # ---- images -------------------------------------------------------------------------------------------------------
+# Linux as host and as guest has an initrd each, where make setup could fetch busybox.
+LINUX_INITRDS := $(if $(wildcard $(BUILD)/linux/busybox),$(BUILD)/linux/initrd.cpio.gz $(BUILD)/linux/guest-initrd.cpio)
+LINUX_GUEST_TESTS := $(wildcard guest-tests/linux/*)
+
 .PHONY: build
-build: $(BUILD)/$(FREEHOLD).img $(BUILD)/host.img $(BUILD)/guests.cpio
+build: $(BUILD)/$(FREEHOLD).img $(BUILD)/host.img $(BUILD)/guests.cpio $(LINUX_INITRDS)
 
 .PHONY: FORCE
 FORCE:
@@ -185,13 +221,21 @@ $(BUILD)/guests/%.img: payloads
 	@$(OBJCOPY) -O binary $(IMAGES)/$* $@.new && $(call replace,$@)
 
 # The reference host's ramdisk: guest images under their own names, in the format of `cpio -o -H newc`.
-$(BUILD)/guests.cpio: $(GUESTS:%=$(BUILD)/guests/%.img)
+$(BUILD)/guests.cpio: $(PAYLOADS:%=$(BUILD)/guests/%.img)
 	@rm -rf $(BUILD)/guests/pack && mkdir -p $(BUILD)/guests/pack
-	@for guest in $(GUESTS); do cp $(BUILD)/guests/$$guest.img $(BUILD)/guests/pack/$$guest; done
-	@cd $(BUILD)/guests/pack && printf '%s\n' $(GUESTS) | cpio --quiet -o -H newc > $(BUILD_PATH)/guests.cpio
+	@for guest in $(PAYLOADS); do cp $(BUILD)/guests/$$guest.img $(BUILD)/guests/pack/$$guest; done
+	@cd $(BUILD)/guests/pack && printf '%s\n' $(PAYLOADS) | cpio --quiet -o -H newc > $(BUILD_PATH)/guests.cpio
+
+$(BUILD)/linux/initrd.cpio.gz: scripts/linux-init
+$(BUILD)/linux/guest-initrd.cpio: scripts/linux-guest-init $(LINUX_GUEST_TESTS)
+$(LINUX_INITRDS): scripts/make-linux-initrd scripts/linux-common $(BUILD)/linux/busybox
+	@scripts/make-linux-initrd $@ $(BUILD)/linux/busybox $(filter %-init,$^) $(filter guest-tests/linux/%,$^)
 
 # ---- run ----------------------------------------------------------------------------------------------------------
 .PHONY: run
+ifneq ($(NAMED_GUESTS),)
+run: run-guests
+else
 run: build
 	@$(if $(GDB),scripts/say-how-to-debug $(BUILD))
 ifeq ($(HOST),linux)
@@ -200,6 +244,25 @@ ifeq ($(HOST),linux)
 else
 	@scripts/run-reference-host $(QEMU_COMMAND)
 endif
+endif
+
+# The guests that the user names. What is wrong with them is said before anything is built.
+export GUEST GUESTS GUEST_INITRD GUEST_APPEND GUEST_MEM GUEST_CPUS PROTECTED PAYLOADS
+GUEST_WORDS := $(if $(GUEST),"$$GUEST",$$GUESTS)
+
+.PHONY: check-guests
+check-guests:
+	@scripts/pack-guests check '$(BUILD)' $(GUEST_WORDS)
+
+# Unless the user says how much RAM the machine has, it is as much as they need. QEMU leaves Ctrl-C to the guest.
+.PHONY: run-guests
+ifeq ($(origin MEM),file)
+run-guests: MEM = "$$(cat '$(BUILD)/run/memory')"
+endif
+run-guests: check-guests build
+	@scripts/pack-guests pack '$(BUILD)' $(GUEST_WORDS)
+	@$(if $(GDB),scripts/say-how-to-debug $(BUILD))
+	$(QEMU_COMMAND)
 
 # A script of calls (host/script): first on the simulated machine, then by the reference host against the real hyp. It
 # must come out as it says, and as the specification does, on both.
@@ -223,7 +286,7 @@ replay-qemu: BOOTARGS = scenario=replay report $(APPEND)
 replay-qemu: replay-script build
 	@rm -rf $(BUILD)/replay && mkdir -p $(BUILD)/replay && cp '$(FILE)' $(BUILD)/replay/script
 	@cp $(BUILD)/guests/pack/* $(BUILD)/replay/
-	@cd $(BUILD)/replay && printf '%s\n' script $(GUESTS) | cpio --quiet -o -H newc > $(BUILD_PATH)/replay.cpio
+	@cd $(BUILD)/replay && printf '%s\n' script $(PAYLOADS) | cpio --quiet -o -H newc > $(BUILD_PATH)/replay.cpio
 	@scripts/run-reference-host $(QEMU_COMMAND)
 
 # ---- tests --------------------------------------------------------------------------------------------------------
@@ -296,4 +359,4 @@ doc: $(BUILD)/hyp.stripped.elf
 .PHONY: clean
 clean:
 	$(CARGO) clean
-	rm -rf $(BUILD)/*.img $(BUILD)/*.elf $(BUILD)/guests $(BUILD)/guests.cpio $(BUILD)/replay $(BUILD)/replay.cpio $(BUILD)/fuzz-demo
+	rm -rf $(BUILD)/*.img $(BUILD)/*.elf $(BUILD)/guests $(BUILD)/guests.cpio $(BUILD)/replay $(BUILD)/replay.cpio $(BUILD)/run $(LINUX_INITRDS) $(BUILD)/fuzz-demo

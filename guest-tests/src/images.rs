@@ -54,8 +54,18 @@ impl Images {
         self.image("linux/Image", "setup")
     }
 
-    /// The initial file system for Linux, whose `/init` runs the test that `freehold.test=` names.
+    /// Debian 12's kernel, which is older than [`Self::linux`]. Not every Debian mirror has it.
+    pub fn linux_6_1(&self) -> Result<PathBuf, String> {
+        self.image("linux/Image-6.1", "setup")
+    }
+
+    /// The initial file system for Linux as the host, whose `/init` runs the test that `freehold.test=` names.
     pub fn linux_initrd(&self) -> Result<PathBuf, String> {
-        self.image("linux/initrd.cpio.gz", "setup")
+        self.image("linux/initrd.cpio.gz", "build")
+    }
+
+    /// The initial file system for Linux as a guest, whose `/init` runs the tests that `freehold.test=` names.
+    pub fn linux_guest_initrd(&self) -> Result<PathBuf, String> {
+        self.image("linux/guest-initrd.cpio", "build")
     }
 }

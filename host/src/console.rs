@@ -62,6 +62,18 @@ pub fn line(arguments: fmt::Arguments<'_>) {
     }
 }
 
+/// Writes bytes as they are.
+pub fn bytes(bytes: &[u8]) {
+    if let Some(console) = CONSOLE.lock().as_mut() {
+        bytes.iter().for_each(|byte| console.byte(*byte));
+    }
+}
+
+/// The next byte that has come in, if any.
+pub fn read_byte() -> Option<u8> {
+    CONSOLE.lock().as_mut()?.0.read_word().ok().flatten()
+}
+
 /// The UART without the lock, for a CPU that will not go on.
 pub struct Raw;
 

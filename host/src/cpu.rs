@@ -16,6 +16,12 @@ pub struct Cpu {
     ticks: AtomicU64,
     stray_interrupts: AtomicU64,
     online: AtomicBool,
+    /// CNTPCT_EL0 at which its next tick is due.
+    pub next_tick: AtomicU64,
+    /// CNTPCT_EL0 at which its timer is to interrupt it besides; `u64::MAX` for never.
+    pub event: AtomicU64,
+    /// Where the registers of its private interrupts are: SGI_base of its redistributor (Arm IHI 0069, section 12.10).
+    pub private_interrupts: AtomicU64,
     work: Work,
 }
 
@@ -53,6 +59,9 @@ impl Cpu {
             ticks: AtomicU64::new(0),
             stray_interrupts: AtomicU64::new(0),
             online: AtomicBool::new(false),
+            next_tick: AtomicU64::new(0),
+            event: AtomicU64::new(u64::MAX),
+            private_interrupts: AtomicU64::new(0),
             work: Work {
                 state: AtomicU32::new(IDLE),
                 function: AtomicUsize::new(0),

@@ -37,6 +37,8 @@ pub struct Machine {
     pub cpus: ArrayVec<u64, MAX_CPUS>,
     /// The console's PL011.
     pub uart: PhysRange,
+    /// The registers of the real time clock, a PL031; empty where there is none.
+    pub clock: PhysRange,
     /// The GICv3 distributor.
     pub distributor: PhysRange,
     /// The GICv3 redistributors.
@@ -132,6 +134,7 @@ impl Machine {
             unmapped: ArrayVec::new(),
             cpus: ArrayVec::new(),
             uart: PhysRange::default(),
+            clock: PhysRange::default(),
             distributor: PhysRange::default(),
             redistributor: PhysRange::default(),
             spare_device: PhysRange::default(),
@@ -174,6 +177,7 @@ impl Machine {
             self.cpus.extend(cpu.ids().all().map(|id| id as u64));
         }
         self.uart = region(find(tree, &["arm,pl011"]).expect("no PL011"), 0);
+        self.clock = find(tree, &["arm,pl031"]).map_or_else(PhysRange::default, |node| region(node, 0));
         let gic = find(tree, &["arm,gic-v3"]).expect("no GICv3");
         self.distributor = region(gic, 0);
         self.redistributor = region(gic, 1);

@@ -4,7 +4,7 @@
 //! [`Given`](crate::frames::Given) when the call succeeded: nothing can reach them through that any more.
 
 use abi::host::{FREEHOLD_UUID, HostCall, VmHandle};
-use abi::run::ExitReason;
+use abi::run::{ExitReason, MAX_LIST_REGISTERS};
 use abi::smccc::{VENDOR_HYP_CALL_UID, uuid_words};
 use abi::{Error, Gfn, Ipa, Pfn, PhysAddr, PhysRange};
 
@@ -79,6 +79,27 @@ pub fn hyp_share(page: Pfn, count: u64) -> Result<(), Error> {
 /// `HYP_UNSHARE`.
 pub fn hyp_unshare(page: Pfn, count: u64) -> Result<(), Error> {
     call(HostCall::HypUnshare, [page.raw(), count]).map(drop)
+}
+
+/// What a CPU can do for the interrupts of guests.
+#[derive(Clone, Copy, Debug)]
+pub struct InterruptInfo {
+    /// List registers.
+    pub list_registers: usize,
+    /// Bits of a priority.
+    pub priority_bits: u32,
+    /// INTID of the virtual timer's interrupt.
+    pub virtual_timer: u32,
+}
+
+/// `INTERRUPT_INFO`.
+pub fn interrupt_info() -> Result<InterruptInfo, Error> {
+    let [list_registers, priority_bits, virtual_timer] = call(HostCall::InterruptInfo, [])?;
+    Ok(InterruptInfo {
+        list_registers: (list_registers as usize).min(MAX_LIST_REGISTERS),
+        priority_bits: priority_bits as u32,
+        virtual_timer: virtual_timer as u32,
+    })
 }
 
 /// What the objects of a VM take.

@@ -14,6 +14,7 @@ mod device_tree;
 mod exception;
 mod frames;
 mod guest_console;
+mod guests;
 mod heap;
 mod hypercall;
 mod interrupt;
@@ -57,6 +58,8 @@ extern "C" fn boot(device_tree: u64, counter: u64) -> ! {
     take_memory(machine);
     // SAFETY: the GIC was named by the device tree and is mapped; it is set up once.
     unsafe { interrupt::init(machine) };
+    // SAFETY: the clock was named by the device tree and is mapped, where there is one.
+    unsafe { interrupt::read_clock(machine.clock) };
     let online = smp::start_all();
     // SAFETY: the ramdisk is in RAM, mapped, and was kept from the allocators.
     let ramdisk = unsafe { Ramdisk::new(machine.ramdisk) };

@@ -253,7 +253,7 @@ pub unsafe fn init(machine: &Machine) {
     space.map_identity(section(&sections.text), El1Attributes::code());
     space.map_identity(section(&sections.rodata), El1Attributes::read_only());
     space.map_identity(section(&sections.data), El1Attributes::data());
-    for device in [machine.uart, machine.distributor, machine.redistributor] {
+    for device in [machine.uart, machine.clock, machine.distributor, machine.redistributor] {
         let end = device.end.align_up(PAGE_SIZE).expect("devices lie below the top");
         space.map_identity(PhysRange { start: device.start.align_down(PAGE_SIZE), end }, El1Attributes::device());
     }

@@ -14,7 +14,7 @@ use core::fmt;
 use spin::Mutex;
 use vmm::device_tree::{GuestTree, TreeError};
 use vmm::image::{ImageError, ImageHeader};
-use vmm::layout::{DEFAULT_RAM_SIZE, DEVICE_TREE, GuestLayout, IPA_BITS, LayoutError, UART_BASE, UART_SIZE};
+use vmm::layout::{DEFAULT_RAM_SIZE, DEVICE_TREE, GuestLayout, LayoutError, UART_BASE, UART_SIZE};
 use vmm::memory::PageMap;
 use vmm::mmio::Bus;
 use vmm::pl011::Pl011;
@@ -29,6 +29,8 @@ pub struct Setup<'a> {
     pub name: &'a str,
     /// Kernel, an arm64 `Image`.
     pub image: &'a [u8],
+    /// Its initrd, which may be empty: then it has none.
+    pub initrd: &'a [u8],
     /// Bytes of RAM.
     pub ram_size: u64,
     /// How many vCPUs.
@@ -52,6 +54,8 @@ pub enum VmError {
     Tree(TreeError),
     /// The host has no pages left.
     OutOfMemory,
+    /// Its interrupt controller cannot be made.
+    Interrupts,
 }
 
 impl fmt::Display for VmError {
@@ -62,6 +66,7 @@ impl fmt::Display for VmError {
             VmError::Layout(error) => write!(f, "bad layout: {error:?}"),
             VmError::Tree(error) => write!(f, "bad device tree: {error:?}"),
             VmError::OutOfMemory => f.write_str("the host is out of memory"),
+            VmError::Interrupts => f.write_str("the CPU's interrupt controller serves no guests"),
         }
     }
 }
@@ -148,13 +153,25 @@ impl Vm {
         let header = ImageHeader::parse(setup.image).map_err(VmError::Image)?;
         let layout =
             GuestLayout::new(setup.ram_size, header.text_offset, header.image_size).map_err(VmError::Layout)?;
-        let tree = GuestTree { ram_size: setup.ram_size, vcpus: setup.vcpus as u32, bootargs: setup.bootargs };
+        let layout = match setup.initrd.len() {
+            0 => layout,
+            size => layout.with_initrd(size as u64).map_err(VmError::Layout)?,
+        };
+        let tree = GuestTree {
+            ram_size: setup.ram_size,
+            vcpus: setup.vcpus as u32,
+            bootargs: setup.bootargs,
+            initrd: layout.initrd(),
+            kaslr_seed: None,
+            rng_seed: &[],
+        };
         let tree = tree.to_blob().map_err(VmError::Tree)?;
 
         let mut vm = Self::init(setup, layout)?;
         let built = vm.add_vcpus(setup.vcpus).and_then(|()| {
             vm.load(DEVICE_TREE, &tree, tree.len() as u64)?;
-            vm.load(layout.image(), setup.image, header.image_size)
+            vm.load(layout.image(), setup.image, header.image_size)?;
+            layout.initrd().map_or(Ok(()), |place| vm.load(place.start, setup.initrd, setup.initrd.len() as u64))
         });
         match built {
             Ok(()) => Ok(vm),
@@ -171,19 +188,26 @@ impl Vm {
     /// [`VmError`].
     pub fn empty(vcpus: u64) -> Result<Self, VmError> {
         let layout = GuestLayout::new(DEFAULT_RAM_SIZE, 0, PAGE_SIZE).map_err(VmError::Layout)?;
-        let setup =
-            Setup { name: "empty", image: &[], ram_size: layout.ram_size(), vcpus, protected: true, bootargs: "" };
+        let setup = Setup {
+            name: "empty",
+            image: &[],
+            initrd: &[],
+            ram_size: layout.ram_size(),
+            vcpus,
+            protected: true,
+            bootargs: "",
+        };
         Self::init(&setup, layout)
     }
 
     /// The VM without vCPUs and memory.
     fn init(setup: &Setup<'_>, layout: GuestLayout) -> Result<Self, VmError> {
-        let sizes = hypercall::vm_sizes(IPA_BITS, setup.vcpus).map_err(refused("VM_SIZES"))?;
+        let sizes = hypercall::vm_sizes(layout.ipa_bits(), setup.vcpus).map_err(refused("VM_SIZES"))?;
         let object = Pages::allocate(sizes.vm_pages.max(sizes.vm_alignment)).ok_or(VmError::OutOfMemory)?;
         let handle = hypercall::vm_reserve().map_err(refused("VM_RESERVE"))?;
         let settings = VmSettings {
             flags: if setup.protected { VM_PROTECTED } else { 0 },
-            ipa_bits: IPA_BITS,
+            ipa_bits: layout.ipa_bits(),
             vcpus: setup.vcpus,
             entry: layout.image(),
             argument: DEVICE_TREE.raw(),
@@ -214,7 +238,7 @@ impl Vm {
     }
 
     fn add_vcpus(&mut self, count: u64) -> Result<(), VmError> {
-        let sizes = hypercall::vm_sizes(IPA_BITS, count).map_err(refused("VM_SIZES"))?;
+        let sizes = hypercall::vm_sizes(self.layout.ipa_bits(), count).map_err(refused("VM_SIZES"))?;
         for index in 0..count {
             let object = Pages::allocate(sizes.vcpu_pages).ok_or(VmError::OutOfMemory)?;
             let run_page = Pages::zeroed(1).ok_or(VmError::OutOfMemory)?;
@@ -248,12 +272,27 @@ impl Vm {
     /// # Errors
     /// [`VmError`]; the pages are the host's alone still.
     pub fn give(&mut self, pages: Pages, first: Gfn) -> Result<(), VmError> {
+        self.give_through(0, pages, first)
+    }
+
+    /// The same, with tables out of the cache of vCPU `index`.
+    ///
+    /// # Errors
+    /// As [`give`](Self::give).
+    pub fn give_through(&mut self, index: usize, pages: Pages, first: Gfn) -> Result<(), VmError> {
         if !self.protected {
             return self.share(pages, first, RIGHT_READ | RIGHT_WRITE | RIGHT_EXECUTE);
         }
         let handle = self.handle;
-        self.with_tables(|| hypercall::vm_donate(handle, 0, pages.pfn(), first, pages.count()))
-            .map_err(refused("VM_DONATE"))?;
+        let donate = || hypercall::vm_donate(handle, index as u64, pages.pfn(), first, pages.count());
+        let given = match donate() {
+            Err(Error::OutOfMemory) => {
+                self.top_up(index)?;
+                donate()
+            }
+            result => result,
+        };
+        given.map_err(refused("VM_DONATE"))?;
         self.donated(pages, first);
         Ok(())
     }
@@ -339,6 +378,12 @@ impl Vm {
     /// Which pages it has been given.
     pub fn map(&self) -> &PageMap {
         &self.map
+    }
+
+    /// True where `count` frames from `first` on are RAM, and the guest has been given none of them.
+    pub fn is_free_ram(&self, first: Gfn, count: u64) -> bool {
+        let last = Gfn::new(first.raw() + count - 1);
+        self.layout.is_ram(first) && self.layout.is_ram(last) && !self.map.has_any(first, count)
     }
 
     /// What it has said.

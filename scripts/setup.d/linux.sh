@@ -1,52 +1,78 @@
-# The stock Linux host: Debian's arm64 kernel as an unpacked `Image`, and an initrd made of its static busybox and
-# scripts/linux-init. The versions that were found are written to build/linux/version.
+# Stock Linux, as host and as guest: Debian's arm64 kernels as unpacked `Image` files, and its static busybox, of which the
+# Makefile makes the initrds. Beside each file in build/linux, FILE.version names the package that it is from.
 
 setup_linux() {
     local linux=$BUILD/linux
     mkdir -p "$linux"
-    if [ ! -s "$linux/Image" ] || [ ! -s "$linux/busybox" ]; then
-        fetch_linux "$linux" || {
-            lacks "an arm64 Linux kernel and busybox in $linux" \
-                "make setup on a machine with Debian's apt; or make run HOST=linux KERNEL=path INITRD=path with your own"
-            return
-        }
+    if ! fetched "$linux/Image" && ! fetch_kernel "$linux/Image" '' trixie bookworm-backports bookworm; then
+        lacks "an arm64 Linux kernel in $linux" \
+            "make setup on a machine with Debian's apt; or make run HOST=linux KERNEL=path INITRD=path with your own"
     fi
-    say "Linux host: $(paste -sd ' ' "$linux/version")"
-    have cpio || return 0
-    if [ ! -s "$linux/initrd.cpio.gz" ] || [ scripts/linux-init -nt "$linux/initrd.cpio.gz" ] ||
-        [ "$linux/busybox" -nt "$linux/initrd.cpio.gz" ]; then
-        scripts/make-linux-initrd "$linux/busybox" "$linux/initrd.cpio.gz"
+    if ! fetched "$linux/busybox" && ! fetch_busybox "$linux/busybox" trixie bookworm; then
+        lacks "an arm64 busybox in $linux" "make setup on a machine with Debian's apt"
     fi
+    # A second kernel, as guest only. All else works without it.
+    if ! fetched "$linux/Image-6.1" && ! fetch_kernel "$linux/Image-6.1" 6.1. bookworm-security bookworm; then
+        say "there is no 6.1 kernel to be had from a Debian mirror: GUEST=linux-6.1 and the tests with it are left out"
+    fi
+    say "Linux: $(cat "$linux"/*.version 2>/dev/null | paste -sd ' ')"
 }
 
-# Suites that have a kernel for this use, the preferred first.
-LINUX_SUITES=(trixie bookworm-backports bookworm)
+fetched() {
+    [ -s "$1" ] && [ -s "$1.version" ]
+}
 
-fetch_linux() {
-    local linux=$1 work suite kernel
-    is_debian || return 1
+# fetch_kernel IMAGE VERSION SUITE…: Debian's kernel for virtual machines, from the first suite where its version begins
+# with VERSION. A subshell, so that what it leaves behind goes when it ends.
+fetch_kernel() (
+    image=$1 version=$2
+    shift 2
     work=$(mktemp -d)
-    # shellcheck disable=SC2064  # the directory's name is wanted as it is now
-    trap "rm -rf '$work'" EXIT
-    for suite in "${LINUX_SUITES[@]}"; do
-        say "looking for Debian's arm64 kernel in $suite"
-        rm -rf "$work/apt"
-        private_apt "$work/apt" arm64 "$suite" || continue
+    trap 'rm -rf "$work"' EXIT
+    for suite in "$@"; do
+        say "looking for Debian's arm64 kernel ${version:+$version* }in $suite"
+        use_suite "$work/apt" "$suite" || continue
+        # The package of that name is empty and depends on the newest kernel's.
         kernel=$(apt-cache "${private_apt_options[@]}" depends linux-image-cloud-arm64 2>/dev/null |
             sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
-        [ -n "$kernel" ] && break
+        case $kernel in
+        "linux-image-$version"*)
+            download "$work" "$kernel" "$image" &&
+                unpack_kernel "$work/unpacked/boot/"vmlinuz-* "$image.new" && mv "$image.new" "$image" && exit
+            ;;
+        esac
     done
-    [ -n "${kernel:-}" ] || return 1
-    say "fetching $kernel and busybox-static"
-    (cd "$work" && apt-get "${private_apt_options[@]}" download "$kernel" busybox-static) || return 1
-    dpkg -x "$work"/linux-image-*.deb "$work/kernel"
-    dpkg -x "$work"/busybox-static_*.deb "$work/busybox"
-    unpack_kernel "$work/kernel/boot/"vmlinuz-* "$linux/Image.new" || return 1
-    install -m 755 "$(find "$work/busybox" -type f -name busybox -perm -u+x | head -n 1)" "$linux/busybox"
-    for package in "$work"/*.deb; do
-        dpkg-deb -W --showformat '${Package} ${Version}\n' "$package"
-    done >"$linux/version"
-    mv "$linux/Image.new" "$linux/Image"
+    exit 1
+)
+
+# fetch_busybox FILE SUITE…: Debian's static busybox, from the first suite that has it.
+fetch_busybox() (
+    file=$1
+    shift
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    for suite in "$@"; do
+        use_suite "$work/apt" "$suite" && download "$work" busybox-static "$file" &&
+            install -m 755 "$(find "$work/unpacked" -type f -name busybox -perm -u+x | head -n 1)" "$file" && exit
+    done
+    exit 1
+)
+
+# use_suite DIRECTORY SUITE: a private apt for arm64, made anew.
+use_suite() {
+    is_debian || return 1
+    rm -rf "$1"
+    private_apt "$1" arm64 "$2"
+}
+
+# download WORK PACKAGE FILE: unpacks the package in WORK/unpacked, and writes its name and version to FILE.version.
+download() {
+    local work=$1 package=$2 file=$3
+    rm -rf "$work"/*.deb "$work/unpacked"
+    say "fetching $package"
+    (cd "$work" && apt-get "${private_apt_options[@]}" download "$package") || return 1
+    dpkg -x "$work"/*.deb "$work/unpacked" || return 1
+    dpkg-deb -W --showformat '${Package} ${Version}\n' "$work"/*.deb >"$file.version"
 }
 
 # unpack_kernel FILE IMAGE: writes the raw arm64 `Image` that FILE is or carries.

@@ -3,6 +3,7 @@
 
 use crate::{Bench, Suite};
 use guest_tests::{Failure, Machine};
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) fn add(suite: &mut Suite) {
@@ -11,6 +12,11 @@ pub(crate) fn add(suite: &mut Suite) {
         suite.add(format!("bare::attacker::{cpu}"), move |bench| attacker(bench, cpu));
     }
     suite.add("bare::host", host);
+    suite.add("bare::linux", |bench| linux_guest(bench, bench.images.linux()?));
+    match suite.bench.images.linux_6_1() {
+        Ok(kernel) => suite.add("bare::linux_6_1", |bench| linux_guest(bench, kernel)),
+        Err(reason) => eprintln!("bare::linux_6_1 is left out: {reason}"),
+    }
     suite.add("bare::spin", |bench| {
         machine(bench, "spin", "max")?.timeout(Duration::from_secs(20)).run_until("spin: spinning").map(drop)
     });
@@ -50,5 +56,19 @@ fn host(bench: &Bench) -> Result<(), Failure> {
         .initrd(bench.images.guests()?);
     let run = machine.run()?;
     run.ended_well()?.completed("memory", 3)?;
+    Ok(())
+}
+
+/// The tests of Linux as a guest, all but those whose end is not the machine's power-off.
+fn linux_guest(bench: &Bench, kernel: PathBuf) -> Result<(), Failure> {
+    let run = Machine::new(kernel)
+        .cpus(2)
+        .memory(256)
+        .virtualization(false)
+        .append("console=ttyAMA0 panic=-1 freehold.test=online,interrupts,cpu,memory,fork,hotplug")
+        .initrd(bench.images.linux_guest_initrd()?)
+        .timeout(Duration::from_secs(300))
+        .run()?;
+    run.ended_well()?.completed("linux-guest", 6)?;
     Ok(())
 }

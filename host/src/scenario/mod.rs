@@ -49,6 +49,7 @@ impl Context {
         let mut setup = Setup {
             name,
             image: self.ramdisk.file(name).unwrap_or(&[]),
+            initrd: &[],
             ram_size: vmm::layout::DEFAULT_RAM_SIZE,
             vcpus: 1,
             protected: true,
@@ -84,10 +85,15 @@ fn check_returned(result: Result<Returned, VmError>) -> Option<Returned> {
     }
 }
 
+/// True where what the guests say is for the host's report, and not for a user.
+fn spoken_guests(context: &Context) -> bool {
+    context.machine.argument("report").is_some()
+}
+
 /// Runs the scenario that the boot arguments name, and powers off.
 pub fn run(context: &Context) -> ! {
     let name = context.machine.argument("scenario").unwrap_or("story");
-    let spoken = name != "story" || context.machine.argument("report").is_some();
+    let spoken = !matches!(name, "story" | "guests") || spoken_guests(context);
     report::begin(name, spoken);
     report::value("counter-at-host-entry", context.counter_at_entry);
     report::value("counter-frequency", CNTFRQ_EL0.get());
@@ -105,6 +111,10 @@ pub fn run(context: &Context) -> ! {
         "registers" => registers::run(context),
         "replay" => replay::run(context),
         "shared" => shared::run(context),
+        "guests" => {
+            let all_well = crate::guests::run(context.ramdisk, spoken_guests(context));
+            report::check("guests-ended-well", all_well, format_args!(""));
+        }
         "torture" => torture::run(context),
         "vcpus" => vcpus::run(context),
         "reset" => {

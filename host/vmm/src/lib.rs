@@ -4,11 +4,24 @@
 
 extern crate alloc;
 
+pub mod address_space;
+pub mod config;
 pub mod device_tree;
+pub mod dirty;
+pub mod dispatch;
+pub mod fifo;
+pub mod flat_view;
+pub mod gic;
+pub mod guest_space;
 pub mod image;
 pub mod layout;
 pub mod line;
 pub mod memory;
 pub mod mmio;
+pub mod multiplexer;
 pub mod pl011;
+pub mod pl031;
+pub mod primecell;
 pub mod ranges;
+pub mod region;
+pub mod slots;

@@ -46,6 +46,12 @@ impl PageMap {
         self.by_frame.get(&frame).copied()
     }
 
+    /// True where one of `count` frames from `first` on has a page.
+    pub fn has_any(&self, first: Gfn, count: u64) -> bool {
+        let end = Gfn::new(first.raw().saturating_add(count));
+        self.by_frame.range(first..end).next().is_some()
+    }
+
     /// How many pages there are.
     pub fn len(&self) -> u64 {
         self.by_frame.len() as u64
@@ -91,6 +97,16 @@ mod tests {
         assert_eq!(map.len(), 1);
         assert_eq!(map.page_of(Gfn::new(1)), Some(Pfn::new(10)));
         assert_eq!(map.page_of(Gfn::new(2)), None);
+    }
+
+    #[test]
+    fn frames_with_pages_are_found_among_others() {
+        let mut map = PageMap::new();
+        map.insert(Gfn::new(5), Pfn::new(10)).unwrap();
+        for (first, count, expected) in [(0, 5, false), (0, 6, true), (5, 1, true), (6, 10, false), (5, 0, false)] {
+            assert_eq!(map.has_any(Gfn::new(first), count), expected, "{first} {count}");
+        }
+        assert!(map.has_any(Gfn::new(0), u64::MAX));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Finding the device that an MMIO exit is for.
 
+use crate::address_space::{Changes, Listener, Refusal};
+use crate::dispatch::{RangeError, RangeTable};
+use crate::flat_view::FlatRange;
 use abi::Ipa;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,64 +16,57 @@ pub trait MmioDevice {
     fn write(&mut self, offset: u64, width: u64, value: u64);
 }
 
-/// Why a device cannot be put on the bus.
+/// A device on a bus.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BusError {
-    /// The range is empty, or ends beyond the address space.
-    BadRange,
-    /// Another device is there.
-    Overlap,
-}
+pub struct DeviceId(usize);
 
 /// An access that no device takes: nothing is there, or it runs over a device's end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unclaimed;
 
-/// One device and where it is; `end` is exclusive.
-struct Slot {
-    start: Ipa,
-    end: Ipa,
-    device: Box<dyn MmioDevice + Send>,
+/// A device, and which of its bytes lies at the start of a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Target {
+    device: DeviceId,
+    offset: u64,
 }
 
-/// The devices of one guest, sorted by address, and which of them was accessed last: consecutive exits are mostly for
-/// the same device.
+/// The devices of one guest and where they are. It may listen to an address space, whose devices it then finds.
 #[derive(Default)]
 pub struct Bus {
-    slots: Vec<Slot>,
-    last: usize,
+    devices: Vec<Box<dyn MmioDevice + Send>>,
+    targets: RangeTable<Target>,
 }
 
 impl Bus {
     /// A bus without devices.
     pub const fn new() -> Self {
-        Self { slots: Vec::new(), last: 0 }
+        Self { devices: Vec::new(), targets: RangeTable::new() }
+    }
+
+    /// Takes `device`, which is nowhere yet.
+    pub fn add(&mut self, device: Box<dyn MmioDevice + Send>) -> DeviceId {
+        self.devices.push(device);
+        DeviceId(self.devices.len() - 1)
     }
 
     /// Puts `device` at `size` bytes from `start`.
     ///
     /// # Errors
-    /// [`BusError`], and nothing is changed.
-    pub fn attach(&mut self, start: Ipa, size: u64, device: Box<dyn MmioDevice + Send>) -> Result<(), BusError> {
-        let end = start.checked_add(size).filter(|_| size != 0).ok_or(BusError::BadRange)?;
-        let at = self.slots.partition_point(|slot| slot.end <= start);
-        if self.slots.get(at).is_some_and(|next| next.start < end) {
-            return Err(BusError::Overlap);
-        }
-        self.slots.insert(at, Slot { start, end, device });
+    /// [`RangeError`], and nothing is changed.
+    pub fn attach(&mut self, start: Ipa, size: u64, device: Box<dyn MmioDevice + Send>) -> Result<(), RangeError> {
+        let target = Target { device: DeviceId(self.devices.len()), offset: 0 };
+        self.targets.insert(start, size, target)?;
+        self.devices.push(device);
         Ok(())
     }
 
     /// The device that holds all `width` bytes at `address`, and the offset in it.
-    fn find(&mut self, address: Ipa, width: u64) -> Result<(&mut Slot, u64), Unclaimed> {
-        let end = address.checked_add(width).ok_or(Unclaimed)?;
-        let holds = |slot: &Slot| slot.start <= address && end <= slot.end;
-        if !self.slots.get(self.last).is_some_and(holds) {
-            self.last = self.slots.partition_point(|slot| slot.end <= address);
-        }
-        let slot = self.slots.get_mut(self.last).filter(|slot| holds(slot)).ok_or(Unclaimed)?;
-        let offset = address.raw() - slot.start.raw();
-        Ok((slot, offset))
+    fn find(&mut self, address: Ipa, width: u64) -> Result<(&mut (dyn MmioDevice + Send), u64), Unclaimed> {
+        let (target, distance) = self.targets.find(address, width).ok_or(Unclaimed)?;
+        let offset = target.offset.checked_add(distance).ok_or(Unclaimed)?;
+        let device = self.devices.get_mut(target.device.0).ok_or(Unclaimed)?;
+        Ok((device.as_mut(), offset))
     }
 
     /// Reads `width` bytes at `address`; no more than those come back.
@@ -78,8 +74,8 @@ impl Bus {
     /// # Errors
     /// [`Unclaimed`].
     pub fn read(&mut self, address: Ipa, width: u64) -> Result<u64, Unclaimed> {
-        let (slot, offset) = self.find(address, width)?;
-        Ok(slot.device.read(offset, width) & mask(width))
+        let (device, offset) = self.find(address, width)?;
+        Ok(device.read(offset, width) & mask(width))
     }
 
     /// Writes the low `width` bytes of `value` at `address`.
@@ -87,9 +83,40 @@ impl Bus {
     /// # Errors
     /// [`Unclaimed`].
     pub fn write(&mut self, address: Ipa, width: u64, value: u64) -> Result<(), Unclaimed> {
-        let (slot, offset) = self.find(address, width)?;
-        slot.device.write(offset, width, value & mask(width));
+        let (device, offset) = self.find(address, width)?;
+        device.write(offset, width, value & mask(width));
         Ok(())
+    }
+}
+
+impl Listener for Bus {
+    fn check(&self, changes: &Changes) -> Result<(), Refusal> {
+        let mut after = self.targets.clone();
+        for range in changes.removed.iter().filter(|range| range.content.device().is_some()) {
+            after.remove(range.start);
+        }
+        for range in &changes.added {
+            let Some(device) = range.content.device() else { continue };
+            if device.0 >= self.devices.len() {
+                return Err(Refusal::NoSuchDevice(range.start));
+            }
+            let target = Target { device, offset: range.offset };
+            after.insert(range.start, range.size, target).map_err(|_| Refusal::Overlap(range.start))?;
+        }
+        Ok(())
+    }
+
+    fn removed(&mut self, range: &FlatRange) {
+        if range.content.device().is_some() {
+            self.targets.remove(range.start);
+        }
+    }
+
+    fn added(&mut self, range: &FlatRange) {
+        if let Some(device) = range.content.device() {
+            let target = Target { device, offset: range.offset };
+            self.targets.insert(range.start, range.size, target).expect("the change was checked");
+        }
     }
 }
 
@@ -157,10 +184,10 @@ mod tests {
         let mut bus = bus();
         for (start, size) in [(0x800, 0x801), (0x1fff, 1), (0x0, 0x10000), (0x27ff, 0x100), (0x3800, 8)] {
             let refused = bus.attach(Ipa::new(start), size, Box::new(Named(9)));
-            assert_eq!(refused, Err(BusError::Overlap), "{start:#x}");
+            assert_eq!(refused, Err(RangeError::Overlap), "{start:#x}");
         }
-        assert_eq!(bus.attach(Ipa::new(0x8000), 0, Box::new(Named(9))), Err(BusError::BadRange));
-        assert_eq!(bus.attach(Ipa::new(!0xfff), 0x1001, Box::new(Named(9))), Err(BusError::BadRange));
+        assert_eq!(bus.attach(Ipa::new(0x8000), 0, Box::new(Named(9))), Err(RangeError::BadRange));
+        assert_eq!(bus.attach(Ipa::new(!0xfff), 0x1001, Box::new(Named(9))), Err(RangeError::BadRange));
         assert_eq!(bus.attach(Ipa::new(0x2800), 0x800, Box::new(Named(9))), Ok(()));
     }
 

@@ -1,0 +1,247 @@
+//! One vCPU on the calling CPU: in, out, and what each exit asks for.
+
+use super::Guests;
+use super::instance::{Ending, Instance};
+use super::scheduler::VcpuId;
+use crate::{cpu, hypercall, interrupt, run};
+use abi::run::{ExitReason, MAX_LIST_REGISTERS, NO_DEADLINE, PHYSICAL_TIMER_LINE, RunPage, VIRTUAL_TIMER_LINE};
+use abi::{Error, Ipa};
+use core::sync::atomic::Ordering;
+use vmm::gic::GicAccess;
+use vmm::layout::{PHYSICAL_TIMER_INTERRUPT, VIRTUAL_TIMER_INTERRUPT};
+
+/// A vCPU's run page. It is the host's; hyp writes to it while the vCPU runs, hence the volatile accesses.
+#[derive(Clone, Copy)]
+pub struct Page(*mut RunPage);
+
+// SAFETY: the page is accessed by the CPU that runs the vCPU alone, by reads and writes of whole words.
+unsafe impl Send for Page {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Page {}
+
+macro_rules! field {
+    ($page:expr, $($field:tt)+) => {
+        // SAFETY: only an address is computed, within a page that is mapped.
+        unsafe { &raw mut (*$page.0).$($field)+ }
+    };
+}
+
+impl Page {
+    /// A run page at its address, which must be mapped and the host's for as long as the value is used.
+    pub const fn new(page: *mut RunPage) -> Self {
+        Self(page)
+    }
+
+    fn read(field: *mut u64) -> u64 {
+        // SAFETY: a word of a run page.
+        unsafe { field.read_volatile() }
+    }
+
+    fn write(field: *mut u64, value: u64) {
+        // SAFETY: as for `read`.
+        unsafe { field.write_volatile(value) };
+    }
+
+    fn ipa(self) -> Ipa {
+        Ipa::new(Self::read(field!(self, ipa)))
+    }
+
+    fn data(self) -> u64 {
+        Self::read(field!(self, data))
+    }
+
+    fn load(self, registers: &[u64], control: u64) {
+        for (index, register) in registers.iter().enumerate().take(MAX_LIST_REGISTERS) {
+            Self::write(field!(self, list_registers[index]), *register);
+        }
+        Self::write(field!(self, interrupt_control), control);
+    }
+
+    fn save(self, registers: &mut [u64]) {
+        for (index, register) in registers.iter_mut().enumerate().take(MAX_LIST_REGISTERS) {
+            *register = Self::read(field!(self, list_registers[index]));
+        }
+    }
+
+    /// Has the guest take an abort for its last access, or not.
+    fn respond(self, response: u64) {
+        Self::write(field!(self, response), response);
+    }
+}
+
+/// How long a vCPU waits at most that masks what is pending.
+const MASKED_WAIT_MICROSECONDS: u64 = 1000;
+
+/// What becomes of a vCPU after an exit was served.
+enum Then {
+    /// It goes on.
+    Again,
+    /// It goes on, with an external abort for the access that it came out for.
+    Abort,
+    /// It has given its CPU up.
+    Away,
+}
+
+impl Guests {
+    /// Runs a vCPU until it gives the CPU up.
+    pub(super) fn run(&self, id: VcpuId) {
+        let instance = self.guests[id.guest].instance();
+        let page = instance.run_page(id.vcpu);
+        let ticks = cpu::current().ticks();
+        let count = self.interrupts.list_registers;
+        let mut registers = [0; MAX_LIST_REGISTERS];
+        let mut physical_deadline = NO_DEADLINE;
+        let mut is_active = false;
+        let mut is_known = false;
+        loop {
+            // From here to the exit no interrupt is taken: a kick stays pending, and brings the guest out at once.
+            arm_gic::irq_disable();
+            self.scheduler.clear_kick(id);
+            let (control, in_use) = instance.gic.with(|gic| {
+                let control = gic.fill(id.vcpu, &mut registers);
+                (control, gic.virtual_timer_in_use(id.vcpu))
+            });
+            page.load(&registers[..count], control);
+            if in_use || is_active || !is_known {
+                interrupt::set_guest_timer_active(in_use);
+                (is_active, is_known) = (in_use, true);
+            }
+            interrupt::set_event(self.scheduler.earliest().min(physical_deadline));
+            let result = hypercall::vcpu_run(instance.handle, id.vcpu as u64);
+            arm_gic::irq_enable();
+            let reason = match result {
+                Ok(reason) => reason,
+                // Another vCPU has ended the guest; its exit says how.
+                Err(Error::WrongState | Error::VmGone) if self.scheduler.has_ended(id.guest) => break,
+                Err(error) => {
+                    instance.end(Ending::Refused("VCPU_RUN", error));
+                    break;
+                }
+            };
+            page.save(&mut registers[..count]);
+            let lines = Page::read(field!(page, timer_lines));
+            instance.gic.with(|gic| {
+                gic.fold(id.vcpu, &registers);
+                gic.set_private_line(id.vcpu, VIRTUAL_TIMER_INTERRUPT, lines & VIRTUAL_TIMER_LINE != 0);
+                gic.set_private_line(id.vcpu, PHYSICAL_TIMER_INTERRUPT, lines & PHYSICAL_TIMER_LINE != 0);
+            });
+            physical_deadline = Page::read(field!(page, physical_deadline));
+            page.respond(0);
+            // An interrupt that was loaded and does not end a WFI is one that the guest masks.
+            let masks = registers[..count].iter().any(|register| register >> 62 & 1 != 0);
+            let then = match reason {
+                ExitReason::Wait => self.wait(id, &instance, page, masks),
+                _ => self.serve(id, &instance, page, reason, ticks),
+            };
+            match then {
+                Then::Again if self.scheduler.has_ended(id.guest) => break,
+                Then::Again => {}
+                Then::Abort => page.respond(abi::run::RESPONSE_ABORT),
+                Then::Away => return,
+            }
+            self.between();
+        }
+        drop(instance);
+        self.scheduler.end(id.guest);
+        if self.scheduler.leave(id) {
+            self.finish(id.guest);
+        }
+    }
+
+    fn serve(&self, id: VcpuId, instance: &Instance, page: Page, reason: ExitReason, ticks: u64) -> Then {
+        instance.count_exit();
+        let away = |away: bool| if away { Then::Away } else { Then::Again };
+        match reason {
+            ExitReason::Interrupt => {
+                self.scheduler.wake_those_due();
+                away(cpu::current().ticks() != ticks && self.scheduler.give_way(id))
+            }
+            ExitReason::Yield => away(self.scheduler.give_way(id)),
+            ExitReason::Mmio => {
+                let (ipa, size) = (page.ipa(), Page::read(field!(page, size)));
+                let is_write = Page::read(field!(page, write)) != 0;
+                let mut vm = instance.vm.lock();
+                let answer =
+                    if is_write { vm.bus.write(ipa, size, page.data()).map(|()| 0) } else { vm.bus.read(ipa, size) };
+                match answer {
+                    Ok(data) => {
+                        Page::write(field!(page, data), data);
+                        Then::Again
+                    }
+                    Err(_) => Then::Abort,
+                }
+            }
+            ExitReason::MemoryFault => match instance.fault(page.ipa(), id.vcpu) {
+                Ok(true) => Then::Again,
+                Ok(false) => Then::Abort,
+                Err(error) => {
+                    instance.end(Ending::Failed(error));
+                    self.scheduler.end(id.guest);
+                    Then::Again
+                }
+            },
+            ExitReason::Sgi => {
+                instance.gic.with(|gic| gic.send_sgi(id.vcpu, page.data()));
+                Then::Again
+            }
+            ExitReason::CpuOn => {
+                self.scheduler.turn_on(VcpuId { vcpu: page.data() as usize, ..id });
+                Then::Again
+            }
+            ExitReason::CpuOff => {
+                let is_away = self.scheduler.turn_off(id);
+                if is_away && self.scheduler.is_off(id.guest) {
+                    instance.end(Ending::Off);
+                    self.ended.fetch_or(1 << (id.guest % 64), Ordering::Release);
+                }
+                away(is_away)
+            }
+            ExitReason::Lent | ExitReason::Relinquished | ExitReason::Returned => {
+                instance.pages_back(reason, page.ipa());
+                Then::Again
+            }
+            ExitReason::TopUp => {
+                if let Err(error) = instance.vm.lock().top_up(id.vcpu) {
+                    instance.end(Ending::Failed(error));
+                    self.scheduler.end(id.guest);
+                }
+                Then::Again
+            }
+            ExitReason::SystemOff | ExitReason::SystemReset | ExitReason::Error | ExitReason::Poisoned => {
+                instance.end(match reason {
+                    ExitReason::SystemOff => Ending::Off,
+                    ExitReason::SystemReset => Ending::Reset,
+                    ExitReason::Poisoned => Ending::Poisoned,
+                    _ => Ending::Error,
+                });
+                self.scheduler.end(id.guest);
+                Then::Again
+            }
+            ExitReason::Shared => {
+                run::exchange_messages(&instance.vm.lock(), page.ipa(), &mut |text| self.terminal.host_line(text));
+                Then::Again
+            }
+            ExitReason::Wait
+            | ExitReason::Timer
+            | ExitReason::Unshared
+            | ExitReason::Offered
+            | ExitReason::Accepted
+            | ExitReason::Ended => Then::Again,
+        }
+    }
+
+    /// The guest waits for an interrupt. Where it `masks` one that is pending, whether another would end the wait cannot be known
+    /// here: it is asked again soon.
+    fn wait(&self, id: VcpuId, instance: &Instance, page: Page, masks: bool) -> Then {
+        let (virtual_timer, physical) = (field!(page, virtual_deadline), field!(page, physical_deadline));
+        let mut deadline = Page::read(virtual_timer).min(Page::read(physical));
+        if instance.gic.with(|gic| gic.has_pending(id.vcpu)) {
+            if !masks {
+                return Then::Again;
+            }
+            deadline = deadline.min(interrupt::counter() + interrupt::ticks_in(MASKED_WAIT_MICROSECONDS));
+        }
+        let is_away = deadline > interrupt::counter() && self.scheduler.wait(id, deadline);
+        if is_away { Then::Away } else { Then::Again }
+    }
+}
