@@ -19,21 +19,21 @@ const ICC_SRE_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 12, 5);
 /// ICC_SRE_EL1 of a vCPU: system registers in use, no bypass.
 const SRE_DFB_DIB: u64 = 0b111;
 
-/// ICH_LR<n>_EL2: the virtual INTID.
+/// `ICH_LR<n>_EL2`: the virtual INTID.
 const VIRTUAL_INTID: u64 = 0xffff_ffff;
-/// ICH_LR<n>_EL2.pINTID, bits 44:32.
+/// `ICH_LR<n>_EL2`.pINTID, bits 44:32.
 const PHYSICAL_INTID_SHIFT: u32 = 32;
-/// ICH_LR<n>_EL2.pINTID, once shifted down.
+/// `ICH_LR<n>_EL2`.pINTID, once shifted down.
 const PHYSICAL_INTID: u64 = 0x1fff;
-/// ICH_LR<n>_EL2.EOI, where there is no physical interrupt: a maintenance interrupt at the end of this one.
+/// `ICH_LR<n>_EL2`.EOI, where there is no physical interrupt: a maintenance interrupt at the end of this one.
 const EOI: u64 = 1 << 41;
-/// ICH_LR<n>_EL2.Priority.
+/// `ICH_LR<n>_EL2`.Priority.
 const PRIORITY: u64 = 0xff << 48;
-/// ICH_LR<n>_EL2.Group.
+/// `ICH_LR<n>_EL2`.Group.
 const GROUP: u64 = 1 << 60;
-/// ICH_LR<n>_EL2.HW: a physical interrupt is behind it.
+/// `ICH_LR<n>_EL2`.HW: a physical interrupt is behind it.
 const HW: u64 = 1 << 61;
-/// ICH_LR<n>_EL2.State: bit 0 pending, bit 1 active.
+/// `ICH_LR<n>_EL2`.State: bit 0 pending, bit 1 active.
 const STATE_SHIFT: u32 = 62;
 /// Pending and active.
 const PENDING_AND_ACTIVE: u64 = 0b11;
@@ -46,13 +46,13 @@ const PRIVATE_PERIPHERALS: core::ops::Range<u64> = 16..32;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct InterruptRegisters {
-    /// ICH_LR<n>_EL2.
+    /// `ICH_LR<n>_EL2`.
     pub list_registers: [u64; MAX_LIST_REGISTERS],
     /// ICH_VMCR_EL2: priority mask, group enables, binary points.
     pub ich_vmcr_el2: u64,
-    /// ICH_AP0R<n>_EL2.
+    /// `ICH_AP0R<n>_EL2`.
     pub ich_ap0r_el2: [u64; 4],
-    /// ICH_AP1R<n>_EL2.
+    /// `ICH_AP1R<n>_EL2`.
     pub ich_ap1r_el2: [u64; 4],
 }
 

@@ -10,7 +10,7 @@ use abi::{Pfn, PhysAddr};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct CpuIndex(pub usize);
 
-/// Why [`Platform::enter_guest`] came back.
+/// Why [`Platform::run_guest`] came back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GuestTrap {
     /// A synchronous exception.

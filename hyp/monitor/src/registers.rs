@@ -196,7 +196,7 @@ pub struct FpRegisters {
 
 /// Everything that the world switch needs of a vCPU.
 ///
-/// Between two calls of [`Platform::enter_guest`](crate::platform::Platform::enter_guest) the guest's whole state is
+/// Between two calls of [`Platform::run_guest`](crate::platform::Platform::run_guest) the guest's whole state is
 /// here and none of it in the CPU, so that what is written here is what the guest finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(16))]
