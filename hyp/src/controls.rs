@@ -3,18 +3,45 @@
 use crate::barrier;
 use crate::system_register::msr;
 use aarch64_cpu::registers::{
-    CNTHCTL_EL2, CNTHP_CTL_EL2, CNTVOFF_EL2, CPTR_EL2, HCR_EL2, ICH_HCR_EL2, MDCR_EL2, VMPIDR_EL2, VTCR_EL2, VTTBR_EL2,
-    Writeable,
+    CNTHCTL_EL2, CNTHP_CTL_EL2, CNTVOFF_EL2, CPTR_EL2, HCR_EL2, ICH_HCR_EL2, MDCR_EL2, MIDR_EL1, MPIDR_EL1, Readable,
+    VMPIDR_EL2, VTCR_EL2, VTTBR_EL2, Writeable,
 };
 use monitor::features::CpuFeatures;
 use monitor::traps::{HostOnlyControls, TrapControls};
 
-/// Loads the controls of whoever runs next, without the barrier: an exception return follows, or the caller's ISB.
+/// Loads the host's controls, and as its identity the calling CPU's, without the barrier.
+///
+/// # Safety
+/// As for [`load_guest`].
+pub unsafe fn load_host(controls: &TrapControls, features: &CpuFeatures) {
+    // SAFETY: the caller's word; what EL1 reads as its identity affects nothing else.
+    unsafe {
+        msr!("vpidr_el2", MIDR_EL1.get());
+        VMPIDR_EL2.set(MPIDR_EL1.get());
+        load(controls, features);
+    }
+}
+
+/// Loads a guest's controls, its identity among them, without the barrier: an exception return follows, or the caller's ISB.
 ///
 /// # Safety
 /// The values must come from `monitor::traps` for this CPU, and the stage 2 that they name must be that of whoever runs
 /// next at EL1.
-pub unsafe fn load(controls: &TrapControls, features: &CpuFeatures) {
+pub unsafe fn load_guest(controls: &TrapControls, features: &CpuFeatures) {
+    // SAFETY: as for `load_host`.
+    unsafe {
+        msr!("vpidr_el2", controls.vpidr_el2);
+        VMPIDR_EL2.set(controls.vmpidr_el2);
+        load(controls, features);
+    }
+}
+
+/// Loads all but the identity.
+///
+/// # Safety
+/// As for [`load_guest`].
+#[inline(always)]
+unsafe fn load(controls: &TrapControls, features: &CpuFeatures) {
     // SAFETY: the caller's word: the values keep EL2 as it is and confine EL1 to the stage 2 named. Registers that an
     // extension brings are written only where the CPU has it.
     unsafe {
@@ -23,8 +50,6 @@ pub unsafe fn load(controls: &TrapControls, features: &CpuFeatures) {
         MDCR_EL2.set(controls.mdcr_el2);
         msr!("hstr_el2", controls.hstr_el2);
         CNTHCTL_EL2.set(controls.cnthctl_el2);
-        msr!("vpidr_el2", controls.vpidr_el2);
-        VMPIDR_EL2.set(controls.vmpidr_el2);
         VTCR_EL2.set(controls.vtcr_el2);
         VTTBR_EL2.set(controls.vttbr_el2);
         if features.hcx {

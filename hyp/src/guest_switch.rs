@@ -10,7 +10,7 @@ use aarch64_cpu::registers::{
     ACTLR_EL1, AFSR0_EL1, AFSR1_EL1, AMAIR_EL1, CNTKCTL_EL1, CNTV_CTL_EL0, CNTV_CVAL_EL0, CNTVOFF_EL2, CONTEXTIDR_EL1,
     CPACR_EL1, ELR_EL1, ESR_EL1, ESR_EL2, FAR_EL1, FAR_EL2, HPFAR_EL2, MAIR_EL1, MDSCR_EL1, PAR_EL1, Readable,
     SCTLR_EL1, SP_EL0, SP_EL1, SPSR_EL1, TCR_EL1, TPIDR_EL0, TPIDR_EL1, TPIDRRO_EL0, TTBR0_EL1, TTBR1_EL1, VBAR_EL1,
-    Writeable,
+    VBAR_EL2, Writeable,
 };
 use monitor::features::CpuFeatures;
 use monitor::platform::{GuestTrap, Next};
@@ -20,6 +20,10 @@ use monitor::syndrome::Exception;
 unsafe extern "C" {
     /// In `world_switch.S`.
     fn enter_vcpu(context: *mut VcpuContext) -> u64;
+    /// In `vectors.S`: those that tell a guest's exceptions. EL2's own go the same way in both tables.
+    static guest_vectors: u8;
+    /// In `vectors.S`: those that tell the host's.
+    static host_vectors: u8;
 }
 
 /// Kinds of exception that the guest vectors tell apart.
@@ -29,10 +33,12 @@ const FIQ: u64 = 2;
 
 macro_rules! el1_registers {
     ($($field:ident = $name:ident,)*) => {
-        fn save_el1() -> El1Registers {
-            El1Registers { $($field: $name.get(),)* ..El1Registers::default() }
+        #[inline(always)]
+        fn save_el1(registers: &mut El1Registers) {
+            $(registers.$field = $name.get();)*
         }
 
+        #[inline(always)]
         fn load_el1(registers: &El1Registers) {
             $($name.set(registers.$field);)*
         }
@@ -85,8 +91,9 @@ fn load_timer(timer: &TimerRegisters) {
 
 macro_rules! key_registers {
     ($($field:ident = $low:literal, $high:literal;)*) => {
-        fn save_keys() -> PointerAuthenticationKeys {
-            PointerAuthenticationKeys { $($field: [mrs!($low), mrs!($high)],)* }
+        #[inline(always)]
+        fn save_keys(keys: &mut PointerAuthenticationKeys) {
+            $(keys.$field = [mrs!($low), mrs!($high)];)*
         }
 
         fn load_keys(keys: &PointerAuthenticationKeys) {
@@ -191,13 +198,16 @@ pub fn run(context: &mut VcpuContext, mut next: impl FnMut(&GuestTrap, &mut Vcpu
     // No guest exists before the machine does; a caller that got here all the same comes back at once.
     let Some(machine) = machine::get() else { return GuestTrap::Interrupt };
     let features = &machine.features;
-    let host_controls = machine.host_controls();
     let activity = HostActivity::suspend(features);
-    let host = save_el1();
+    let mut host = El1Registers::default();
+    save_el1(&mut host);
     let host_timer = save_timer();
-    let host_keys = features.pauth.then(save_keys);
+    let mut host_keys = PointerAuthenticationKeys::default();
+    if features.pauth {
+        save_keys(&mut host_keys);
+    }
     let with_fp = context.fp_enabled != 0;
-    let mut host_vectors = vector_registers::swap_in(features, with_fp.then_some(&context.fp));
+    let mut put_away = vector_registers::swap_in(features, with_fp.then_some(&context.fp));
 
     load_el1(&context.el1);
     load_timer(&context.timer);
@@ -213,8 +223,9 @@ pub fn run(context: &mut VcpuContext, mut next: impl FnMut(&GuestTrap, &mut Vcpu
         if features.ras {
             msr!("S3_4_C12_C1_1", context.el1.disr_el1); // VDISR_EL2
         }
-        controls::load(&context.traps, features);
+        controls::load_guest(&context.traps, features);
     }
+    VBAR_EL2.set(&raw const guest_vectors as u64);
     barrier::isb();
 
     let trap = loop {
@@ -225,8 +236,8 @@ pub fn run(context: &mut VcpuContext, mut next: impl FnMut(&GuestTrap, &mut Vcpu
             Next::Resume => {}
             Next::ResumeWithFp => {
                 // SAFETY: the host's value traps nothing of FP at EL2 and below, and the guest's follows it at once.
-                unsafe { controls::load_cptr(host_controls.cptr_el2) };
-                host_vectors = vector_registers::swap_in_late(features, host_vectors, &context.fp);
+                unsafe { controls::load_cptr(machine.host_controls.cptr_el2) };
+                put_away = vector_registers::swap_in_late(features, put_away, &context.fp);
                 context.fp_enabled = 1;
                 // SAFETY: from `TrapControls::guest`, with FP let through.
                 unsafe { controls::load_cptr(context.traps.cptr_el2) };
@@ -235,26 +246,27 @@ pub fn run(context: &mut VcpuContext, mut next: impl FnMut(&GuestTrap, &mut Vcpu
         }
     };
 
+    VBAR_EL2.set(&raw const host_vectors as u64);
     let with_fp = context.fp_enabled != 0;
-    context.el1 = save_el1();
+    save_el1(&mut context.el1);
     if features.ras {
         context.el1.disr_el1 = mrs!("S3_4_C12_C1_1"); // VDISR_EL2
     }
     context.timer = save_timer();
     if features.pauth {
-        context.keys = save_keys();
+        save_keys(&mut context.keys);
     }
     if features.gic_system_registers {
         interrupt_registers::save(&mut context.interrupts, &features.gic);
     }
     // SAFETY: the host's controls name the host's stage 2, and the host runs next.
-    unsafe { controls::load(&host_controls, features) };
+    unsafe { controls::load_host(&machine.host_controls, features) };
     barrier::isb();
-    vector_registers::swap_out(features, host_vectors, with_fp.then_some(&mut context.fp));
+    vector_registers::swap_out(features, put_away, with_fp.then_some(&mut context.fp));
     load_el1(&host);
     load_timer(&host_timer);
-    if let Some(keys) = &host_keys {
-        load_keys(keys);
+    if features.pauth {
+        load_keys(&host_keys);
     }
     activity.resume(features);
     barrier::isb();

@@ -22,7 +22,7 @@ pub fn start(machine: &Machine, request: BootRequest) -> ! {
     // SAFETY: the controls name the host's stage 2, and everything above SCTLR_EL1 is EL1's own state in its reset
     // value. `start_host` gives up this stack and does not come back.
     unsafe {
-        controls::load(&machine.host_controls(), &machine.features);
+        controls::load_host(&machine.host_controls, &machine.features);
         SCTLR_EL1.set(SCTLR_EL1_RESET);
         CNTKCTL_EL1.set(0);
         CNTV_CTL_EL0.set(0);

@@ -1,27 +1,19 @@
 //! What all CPUs share once the boot CPU has set it up.
 
 use crate::{environment, frame_pool::FramePool};
-use aarch64_cpu::registers::{MIDR_EL1, MPIDR_EL1, Readable};
 use monitor::Monitor;
 use monitor::features::CpuFeatures;
-use monitor::traps::{Translation, TrapControls};
+use monitor::traps::TrapControls;
 use spin::Once;
 
 /// The machine under hyp.
 pub struct Machine {
     /// The boot CPU's features, which every CPU is taken to have.
     pub features: CpuFeatures,
-    /// The host's stage 2.
-    pub host_translation: Translation,
+    /// The controls under which the host runs, but for its identity, which is each CPU's own.
+    pub host_controls: TrapControls,
     /// All that hyp decides.
     pub monitor: Monitor,
-}
-
-impl Machine {
-    /// The controls under which the host runs on the calling CPU: its identity is the CPU's own.
-    pub fn host_controls(&self) -> TrapControls {
-        TrapControls::host(&self.features, MIDR_EL1.get(), MPIDR_EL1.get(), self.host_translation)
-    }
 }
 
 static MACHINE: Once<Machine> = Once::new();

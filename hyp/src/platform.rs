@@ -75,30 +75,49 @@ impl Platform for El2Environment {
         CNTPCT_EL0.get()
     }
 
-    fn read_run_entry(&mut self, page: Pfn, list_registers: usize) -> RunEntry {
+    fn random(&mut self) -> Option<u64> {
+        let (number, is_valid): (u64, u64);
+        // SAFETY: the caller has made sure of FEAT_RNG, and reading RNDR (S3_3_C2_C4_0) changes the flags and nothing else. It
+        // sets Z where it has no number.
+        unsafe {
+            core::arch::asm!(
+                "mrs {number}, S3_3_C2_C4_0",
+                "cset {is_valid}, ne",
+                number = out(reg) number, is_valid = out(reg) is_valid,
+                options(nomem, nostack)
+            );
+        }
+        (is_valid != 0).then_some(number)
+    }
+
+    fn read_run_entry(&mut self, page: Pfn, list_registers: &mut [u64]) -> RunEntry {
         let run_page = mapped(page).cast::<RunPage>().as_ptr();
-        // SAFETY: a pinned run page is mapped at EL2. The host may write to it meanwhile, hence the volatile reads.
-        let mut entry = unsafe {
+        // SAFETY: only an address is computed.
+        let registers = unsafe { (&raw const (*run_page).list_registers).cast::<u64>() };
+        for (index, register) in list_registers.iter_mut().enumerate().take(MAX_LIST_REGISTERS) {
+            // SAFETY: a pinned run page is mapped at EL2, and has so many words there. The host may write to it meanwhile,
+            // hence the volatile read.
+            *register = unsafe { registers.add(index).read_volatile() };
+        }
+        // SAFETY: as above.
+        unsafe {
             RunEntry {
                 data: (&raw const (*run_page).data).read_volatile(),
                 response: (&raw const (*run_page).response).read_volatile(),
                 interrupt_control: (&raw const (*run_page).interrupt_control).read_volatile(),
-                ..RunEntry::default()
             }
-        };
-        // SAFETY: only an address is computed.
-        let registers = unsafe { (&raw const (*run_page).list_registers).cast::<u64>() };
-        for (index, register) in entry.list_registers.iter_mut().enumerate().take(list_registers) {
-            // SAFETY: as above; the run page has as many words there as the entry.
-            *register = unsafe { registers.add(index).read_volatile() };
         }
-        entry
     }
 
     fn write_run_exit(&mut self, page: Pfn, exit: &RunExit, list_registers: &[u64]) {
         let run_page = mapped(page).cast::<RunPage>().as_ptr();
-        // SAFETY: as for the read; a `RunExit` is the beginning of a run page.
-        unsafe { run_page.cast::<RunExit>().write_volatile(*exit) };
+        macro_rules! write {
+            ($($field:ident)*) => {
+                // SAFETY: as for the read. Word by word: as a whole it would be copied by a loop.
+                $(unsafe { (&raw mut (*run_page).$field).write_volatile(exit.$field) };)*
+            };
+        }
+        write!(exit_reason ipa size write data peer timer_lines virtual_deadline physical_deadline);
         // SAFETY: only an address is computed.
         let registers = unsafe { (&raw mut (*run_page).list_registers).cast::<u64>() };
         for (index, register) in list_registers.iter().enumerate().take(MAX_LIST_REGISTERS) {

@@ -12,7 +12,7 @@ use monitor::Monitor;
 use monitor::cpu_power::BootRequest;
 use monitor::features::{CpuFeatures, IdRegisters};
 use monitor::platform::CpuIndex;
-use monitor::traps::Translation;
+use monitor::traps::{Translation, TrapControls};
 use ownership::Ownership;
 use pgtable::Stage2;
 
@@ -139,5 +139,7 @@ fn take_machine(
         POOL.lock().as_ref().map_or(0, |pool| pool.free_frames())
     );
     let monitor = Monitor::new(&mut environment, boot, ownership, id, early.host_config);
-    machine::set(Machine { features, host_translation, monitor })
+    // The identity in it is the boot CPU's; each CPU loads its own.
+    let host_controls = TrapControls::host(&features, id.midr_el1, id.mpidr_el1, host_translation);
+    machine::set(Machine { features, host_controls, monitor })
 }

@@ -22,14 +22,15 @@ macro_rules! mrs {
     }};
 }
 
-/// Writes a system register by the name that the assembler knows. The barrier, where one is due, is the caller's.
+/// Writes a system register by the name that the assembler knows. The barrier, where one is due, is the caller's; without one the
+/// compiler may also move accesses to memory past it, as it may with `aarch64_cpu`'s writes.
 ///
 /// # Safety
 /// The value must keep hyp's own execution and isolation intact.
 macro_rules! msr {
     ($register:literal, $value:expr) => {{
         let value: u64 = $value;
-        core::arch::asm!(concat!("msr ", $register, ", {}"), in(reg) value, options(nostack, preserves_flags))
+        core::arch::asm!(concat!("msr ", $register, ", {}"), in(reg) value, options(nomem, nostack, preserves_flags))
     }};
 }
 

@@ -18,9 +18,6 @@ enter_vcpu:
     ldp x2, x3, [x0, #{PC}]
     msr elr_el2, x2
     msr spsr_el2, x3
-    adrp x2, guest_vectors
-    add x2, x2, :lo12:guest_vectors
-    msr vbar_el2, x2
     ldp x2, x3, [x0, #16]
     ldp x4, x5, [x0, #32]
     ldp x6, x7, [x0, #48]
@@ -66,9 +63,6 @@ guest_exit:
     mrs x2, elr_el2
     mrs x3, spsr_el2
     stp x2, x3, [x1, #{PC}]
-    adrp x2, host_vectors
-    add x2, x2, :lo12:host_vectors
-    msr vbar_el2, x2
     mrs x1, tpidr_el2
     str xzr, [x1, #{CPU_DATA_GUEST}]
     ldp x19, x20, [sp, #0]

@@ -19,15 +19,19 @@ mod heap;
 mod memory;
 mod processor;
 
+use abi::boot::BootInfo;
 use abi::{PhysAddr, PhysRange};
 use boot_plan::hyp_image::HypImageError;
 use boot_plan::kernel::KernelError;
 use boot_plan::options::LogLevel;
 use boot_plan::plan::{Occupied, PlanError};
 use boot_plan::tree::{self, TreeError};
-use boot_plan::{BootError, DeviceTree, HypImage, KernelImage, Machine, Modules, Options, Plan, Survey, host_tree};
+use boot_plan::{
+    BootError, DeviceTree, HypImage, KernelImage, Machine, Modules, Options, Plan, Seed, Survey, host_tree, seed,
+};
 use console::say;
 use core::convert::Infallible;
+use core::mem::offset_of;
 use core::panic::PanicInfo;
 use firmware::Conduit;
 use processor::ExceptionLevel;
@@ -129,8 +133,6 @@ fn boot(given: Given, conduit: Conduit, counter: u64) -> Result<Infallible, Boot
         // kernel.
         unsafe { memory::copy(&plan.kernel_file, plan.kernel.start) };
     }
-    // SAFETY: as above; the old device tree, over which the host's may lie, is not looked at any more.
-    unsafe { memory::write(host_tree_range.start, &host_tree) };
     let image = plan.carve_out.image;
     // SAFETY: the carve-out is RAM that nothing else uses.
     hyp.load(unsafe { memory::bytes_mut(&image) }, image.start)?;
@@ -145,10 +147,28 @@ fn boot(given: Given, conduit: Conduit, counter: u64) -> Result<Infallible, Boot
     let boot_info = plan.carve_out.boot_info;
     // SAFETY: the page is the carve-out's own, 4 KiB aligned, and holds a `BootInfo`.
     unsafe { memory::write_value(boot_info.start, info) };
+    hand_over_seed(&tree, boot_info.start);
+    // SAFETY: as above; the old device tree, over which the host's may lie, is not looked at any more.
+    unsafe { memory::write(host_tree_range.start, &host_tree) };
 
     let entry = hyp.entry(image.start).ok_or(HypImageError::Target)?;
     // SAFETY: the entry point lies in the image just loaded, published and relocated, and x0 is its `BootInfo`.
     unsafe { processor::enter(entry, boot_info.start) }
+}
+
+/// Gives hyp its part of the machine's seed, and leaves it nowhere else: what the loader has, the host finds.
+fn hand_over_seed(tree: &DeviceTree<'_>, boot_info: PhysAddr) {
+    let Some(Seed { hyp, .. }) = Seed::find(tree) else { return };
+    let field = |offset: usize| PhysAddr::new(boot_info.raw() + offset as u64);
+    // SAFETY: both are fields of the `BootInfo` that was written there, and aligned; the seed fits in, by its contract.
+    unsafe {
+        memory::write(field(offset_of!(BootInfo, seed)), hyp);
+        memory::write_value(field(offset_of!(BootInfo, seed_size)), hyp.len() as u64);
+    }
+    for value in seed::values(tree) {
+        // SAFETY: it is part of the old device tree, and from here on nobody reads it there.
+        unsafe { memory::erase(value) };
+    }
 }
 
 #[panic_handler]

@@ -71,6 +71,17 @@ pub unsafe fn write(target: PhysAddr, bytes: &[u8]) {
     unsafe { copy(&source, target) };
 }
 
+/// Overwrites `bytes` with zeroes, and publishes that.
+///
+/// # Safety
+/// They must be memory, and nobody reads them through this slice or another any more.
+pub unsafe fn erase(bytes: &[u8]) {
+    let Range { start, end } = bytes.as_ptr_range();
+    // SAFETY: the caller's contract.
+    unsafe { ptr::write_bytes(start.cast_mut(), 0, bytes.len()) };
+    publish(&PhysRange { start: PhysAddr::new(start as u64), end: PhysAddr::new(end as u64) });
+}
+
 /// Writes `value` to `target`, and publishes it.
 ///
 /// # Safety

@@ -359,7 +359,7 @@ impl Bench {
         match state {
             _ if vm.power() != VmPower::On => Some(Error::WrongState),
             VcpuState::Off | VcpuState::Stopped => Some(Error::WrongState),
-            VcpuState::Starting | VcpuState::Running(_) => Some(Error::Busy),
+            VcpuState::Starting | VcpuState::Running(_) | VcpuState::Examined => Some(Error::Busy),
             VcpuState::OnPending | VcpuState::Ready => None,
         }
     }

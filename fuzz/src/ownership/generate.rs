@@ -5,6 +5,7 @@
 
 use abi::guest::GuestCall;
 use abi::host::HostCall;
+use abi::register::Register;
 use abi::{Gfn, PAGE_SHIFT, Pfn, guest, psci, smccc};
 use call_script::{
     Access, Action, CountName, FrameName, GuestAction, GuestFunction, GuestStep, HostAccess, HostStep, IpaName, Names,
@@ -47,6 +48,8 @@ const KINDS: &[(u8, What)] = &[
     (1, What::Host(HostCall::Version)),
     (1, What::Host(HostCall::MemoryInfo)),
     (1, What::Host(HostCall::InterruptInfo)),
+    (1, What::Host(HostCall::VcpuGetRegister)),
+    (1, What::Host(HostCall::VcpuSetRegister)),
     (2, What::Host(HostCall::VmSizes)),
     (2, What::Host(HostCall::VcpuRun)),
     (2, What::RawHostCall),
@@ -404,7 +407,8 @@ impl Generator<'_> {
 
     fn host_call(&self, call: HostCall) -> Action {
         let mut operands = self.host_operands(call);
-        if self.is_hostile() && !operands.is_empty() {
+        // A guest's script lives in its general registers.
+        if self.is_hostile() && !operands.is_empty() && call != HostCall::VcpuSetRegister {
             let index = self.select(7) % operands.len();
             operands[index] = self.make_hostile(operands[index]);
         }
@@ -501,6 +505,16 @@ impl Generator<'_> {
             HostCall::VcpuRun => {
                 let index = self.number(4) % 3;
                 vec![self.name(self.vm(2, is_live)), Operand::Vcpu(index)]
+            }
+            HostCall::VcpuGetRegister => {
+                let (index, register) = (self.number(4) % 3, self.number(3) % 0x100);
+                vec![self.name(self.vm(2, is_live)), Operand::Vcpu(index), Operand::Number(register)]
+            }
+            HostCall::VcpuSetRegister => {
+                let (index, upper) = (self.number(4) % 3, self.number(3) % 2 != 0);
+                let register = Register::Vector { index: (self.number(3) % 32) as u8, upper };
+                let numbers = [register.number(), self.hostile(6)].map(Operand::Number);
+                [self.name(self.vm(2, is_live)), Operand::Vcpu(index)].into_iter().chain(numbers).collect()
             }
             HostCall::VmTeardown => vec![self.name(self.vm(2, is_live))],
             HostCall::VmFinalise => {

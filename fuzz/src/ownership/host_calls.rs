@@ -4,6 +4,7 @@ use abi::host::{
     HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, MAX_VMS, REVISION_MAJOR, REVISION_MINOR, RIGHT_EXECUTE, RIGHT_READ,
     RIGHT_RESTRICTED, RIGHT_WRITE, VM_PROTECTED, VmHandle,
 };
+use abi::register::Register;
 use abi::{Error, Gfn, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use monitor::object::Object;
 use monitor::vcpu::Vcpu;
@@ -190,6 +191,12 @@ impl Model {
                 transition(Call::HostEndShare { owner, borrower, number: a3 })
             }
             HostCall::VcpuRun => self.with_vcpu(a1, a2).map(|_| Results::Any),
+            HostCall::VcpuGetRegister | HostCall::VcpuSetRegister => {
+                if self.with_vcpu(a1, a2)?.protected {
+                    return Err(Error::NotYours);
+                }
+                Register::from_number(a3).map(|_| Results::Any).ok_or(Error::InvalidParameter)
+            }
             HostCall::VmTeardown => {
                 let vm = self.vm(handle_of(a1)).ok_or(Error::VmGone)?;
                 match vm.life {

@@ -42,6 +42,12 @@ const CALLS: &[(HostCall, &str, &[Kind])] = &[
     (HostCall::VmShare, "vm_share", &[Kind::Vm, Kind::Vcpu, Kind::Page, Kind::Frame, Kind::Count, Kind::Rights]),
     (HostCall::VmUnshare, "vm_unshare", &[Kind::Vm, Kind::Frame, Kind::Count]),
     (HostCall::VcpuRun, "vcpu_run", &[Kind::Vm, Kind::Vcpu]),
+    (HostCall::VcpuGetRegister, "vcpu_get_register", &[Kind::Vm, Kind::Vcpu, Kind::Number("register")]),
+    (
+        HostCall::VcpuSetRegister,
+        "vcpu_set_register",
+        &[Kind::Vm, Kind::Vcpu, Kind::Number("register"), Kind::Number("value")],
+    ),
     (HostCall::VmTeardown, "vm_teardown", &[Kind::Vm]),
     (HostCall::VmReclaim, "vm_reclaim", &[Kind::Vm, Kind::Page, Kind::Count]),
     (HostCall::VmFinalise, "vm_finalise", &[Kind::Vm]),

@@ -12,10 +12,13 @@ pub const MAX_REDISTRIBUTOR_REGIONS: usize = 8;
 /// Most segments of hyp's image.
 pub const MAX_SEGMENTS: usize = 8;
 
+/// Most bytes of a seed for random numbers.
+pub const SEED_SIZE: usize = 32;
+
 /// "FREEHOLD" in ASCII, read as a big-endian number.
 pub const MAGIC: u64 = 0x4652_4545_484f_4c44;
 /// Raised when [`BootInfo`] changes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Segment flag: readable (ELF PF_R).
 pub const SEGMENT_READ: u64 = 1 << 2;
@@ -153,6 +156,10 @@ pub struct BootInfo {
     pub virtual_timer: u32,
     /// Zero.
     pub reserved: u32,
+    /// Random bytes that nobody else has been told; the first `seed_size` count.
+    pub seed: [u8; SEED_SIZE],
+    /// How many there are, or zero.
+    pub seed_size: u64,
 }
 
 const _: () = assert!(size_of::<BootInfo>() <= crate::PAGE_SIZE as usize);
@@ -168,6 +175,12 @@ impl BootInfo {
     pub fn cpus(&self) -> &[u64] {
         let count = usize::try_from(self.cpu_count).unwrap_or(0);
         self.cpus.get(..count).unwrap_or(&[])
+    }
+
+    /// The seed for random numbers, where there is one.
+    pub fn seed(&self) -> Option<&[u8]> {
+        let size = usize::try_from(self.seed_size).unwrap_or(0);
+        self.seed.get(..size).filter(|seed| !seed.is_empty())
     }
 
     /// The image's segments.

@@ -5,6 +5,10 @@
 /// any of these functions.
 pub const KVM_UUID: u128 = 0x28b4_6fb6_2ec5_11e9_a9ca_4b56_4d00_3a74;
 
+/// Freehold's UUID as a source of entropy, d06b6a31-52c1-4a0e-9d3b-7f4c1e2a9058, which
+/// [`TRNG_GET_UUID`](crate::smccc::TRNG_GET_UUID) returns.
+pub const TRNG_UUID: u128 = 0xd06b_6a31_52c1_4a0e_9d3b_7f4c_1e2a_9058;
+
 /// FEATURES: a bitmap of the functions below in w0..w3; bit n of w0 is function number n.
 pub const FEATURES: u32 = 0x8600_0000;
 /// HYP_MEMINFO(0, 0, 0): the sharing granule in bytes.
@@ -13,11 +17,21 @@ pub const HYP_MEMINFO: u32 = 0xc600_0002;
 pub const MEM_SHARE: u32 = 0xc600_0003;
 /// MEM_UNSHARE(IPA, 0, 0): takes back a page that was shared.
 pub const MEM_UNSHARE: u32 = 0xc600_0004;
+/// MMIO_GUARD_INFO(0, 0, 0): the granule of the guard in bytes.
+pub const MMIO_GUARD_INFO: u32 = 0xc600_0005;
+/// MMIO_GUARD_ENROLL(0, 0, 0): from here on an access to a device that the guest has not marked is an external abort, and the
+/// host learns nothing of it. It concerns the whole VM, for good.
+pub const MMIO_GUARD_ENROLL: u32 = 0xc600_0006;
+/// MMIO_GUARD_MAP(IPA, 0, 0): marks the page at the IPA as a device's. Marks count from MMIO_GUARD_ENROLL on, and may be set
+/// before it: mainline Linux, which knows this call alone of the guard, makes it for all that it maps as device memory.
+pub const MMIO_GUARD_MAP: u32 = 0xc600_0007;
+/// MMIO_GUARD_UNMAP(IPA, 0, 0): removes the mark.
+pub const MMIO_GUARD_UNMAP: u32 = 0xc600_0008;
 /// MEM_RELINQUISH(IPA): gives the page back to the host, wiped.
 pub const MEM_RELINQUISH: u32 = 0xc600_0009;
 
-/// The bitmap that FEATURES returns in w0: functions 0, 2, 3, 4 and 9.
-pub const FEATURES_BITMAP: u32 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 9;
+/// The bitmap that FEATURES returns in w0 to a protected guest: functions 0 and 2 to 9.
+pub const FEATURES_BITMAP: u32 = 1 << 0 | 0xff << 2;
 
 /// Most offers of one guest that may be open, or accepted and not ended, at a time.
 pub const MAX_OFFERS: usize = 16;

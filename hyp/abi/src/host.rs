@@ -10,7 +10,7 @@ pub const FREEHOLD_UUID: u128 = 0x5f0a_1c0e_4d86_4e0b_9a53_6672_6565_686c;
 /// Major number of this interface; a change that breaks a caller raises it.
 pub const REVISION_MAJOR: u64 = 1;
 /// Minor number of this interface; an addition raises it.
-pub const REVISION_MINOR: u64 = 2;
+pub const REVISION_MINOR: u64 = 3;
 
 /// Most vCPUs of one VM.
 pub const MAX_VCPUS: u64 = 16;
@@ -103,6 +103,13 @@ calls! {
     /// `INTERRUPT_INFO()` -> x1 = list registers of a CPU, x2 = bits of an interrupt's priority, x3 = INTID of the virtual
     /// timer's interrupt.
     InterruptInfo = 0xc600_0122,
+    /// `VCPU_GET_REGISTER(handle, index, register)` -> x1 = its value. For VMs that are not protected, of whose vCPUs every register
+    /// is the host's to see; `NotYours` for a protected VM's. The register is a number of [`Register`](crate::register::Register).
+    /// `Busy` while the vCPU runs.
+    VcpuGetRegister = 0xc600_0123,
+    /// `VCPU_SET_REGISTER(handle, index, register, value)`: sets a register, with the same refusals. What the host owes the vCPU's
+    /// last exit, such as the value of an MMIO read, it owes still.
+    VcpuSetRegister = 0xc600_0124,
 }
 
 /// `VM_INIT` flag: the VM is protected.

@@ -12,9 +12,11 @@ pub mod error;
 pub mod guest;
 pub mod host;
 pub mod psci;
+pub mod register;
 pub mod report;
 pub mod run;
 pub mod smccc;
+pub mod watch;
 
 pub use address::{Gfn, Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, PhysRange, VirtAddr};
 pub use error::Error;

@@ -41,6 +41,11 @@ pub const SYSTEM_RESET2_32: u32 = 0x8400_0012;
 /// SYSTEM_RESET2, 64-bit form: reset type, cookie.
 pub const SYSTEM_RESET2_64: u32 = 0xc400_0012;
 
+/// SYSTEM_RESET2: a reset of the type that the architecture defines.
+pub const SYSTEM_WARM_RESET: u32 = 0;
+/// SYSTEM_RESET2: set in the types of a vendor's own.
+pub const VENDOR_RESET: u32 = 1 << 31;
+
 /// Version 1.1, as PSCI_VERSION returns it.
 pub const VERSION_1_1: u64 = 0x1_0001;
 

@@ -51,6 +51,10 @@ fn every_call_is_listed_by_its_number_and_no_other() {
         (guest::HYP_MEMINFO, "HYP_MEMINFO"),
         (guest::MEM_SHARE, "MEM_SHARE"),
         (guest::MEM_UNSHARE, "MEM_UNSHARE"),
+        (guest::MMIO_GUARD_INFO, "MMIO_GUARD_INFO"),
+        (guest::MMIO_GUARD_ENROLL, "MMIO_GUARD_ENROLL"),
+        (guest::MMIO_GUARD_MAP, "MMIO_GUARD_MAP"),
+        (guest::MMIO_GUARD_UNMAP, "MMIO_GUARD_UNMAP"),
         (guest::MEM_RELINQUISH, "MEM_RELINQUISH"),
     ];
     let kvm = kvm.into_iter().map(|(number, name)| (number, name.to_owned()));

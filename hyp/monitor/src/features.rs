@@ -112,6 +112,8 @@ pub struct CpuFeatures {
     pub haf: bool,
     /// FEAT_TLBIRANGE.
     pub tlbirange: bool,
+    /// FEAT_RNG: RNDR.
+    pub rng: bool,
     /// FEAT_EVT: the finer ID and TLB traps of HCR_EL2.
     pub evt: bool,
     /// FEAT_LOR: limited ordering regions.
@@ -233,6 +235,7 @@ impl CpuFeatures {
             xnx: field(id.id_aa64mmfr1_el1, 28) != 0,
             haf: field(id.id_aa64mmfr1_el1, 0) != 0,
             tlbirange: field(id.id_aa64isar0_el1, 56) >= 2,
+            rng: field(id.id_aa64isar0_el1, 60) != 0,
             evt: field(id.id_aa64mmfr2_el1, 56) != 0,
             lor: field(id.id_aa64mmfr1_el1, 16) != 0,
             ttl: field(id.id_aa64mmfr2_el1, 48) != 0,

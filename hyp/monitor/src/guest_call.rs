@@ -7,9 +7,9 @@ use crate::mmio::DEVICE_IPA_LIMIT;
 use crate::monitor::Monitor;
 use crate::platform::Platform;
 use crate::registers::{GuestRegisters, VcpuContext};
-use crate::smccc::{ArchitectureCall, Call, NOT_SUPPORTED_REGISTER, architecture_call};
+use crate::smccc::{ArchitectureCall, Call, NOT_SUPPORTED_REGISTER, guest_architecture_call, guest_result};
 use crate::vm::Vm;
-use crate::{guest_memory_call, guest_psci};
+use crate::{guest_device_guard, guest_memory_call, guest_psci, guest_trng};
 use abi::guest::{self, GuestCall};
 use abi::smccc::{self, INVALID_PARAMETER};
 use abi::{Error, Gfn, Ipa, PAGE_SIZE};
@@ -28,7 +28,10 @@ pub(crate) fn answer_at_once(monitor: &Monitor, vm: &Vm, registers: &mut GuestRe
     let result = match guest_psci::answer_at_once(vm, &call) {
         Psci::Answer(result) => result,
         Psci::Action => return false,
-        Psci::Other => match architecture_call(&call, monitor.firmware) {
+        Psci::Other if guest_trng::is_trng(call.function) => {
+            return guest_trng::answer_at_once(&monitor.entropy, registers, &call);
+        }
+        Psci::Other => match guest_architecture_call(&call, monitor.firmware) {
             Some(ArchitectureCall::Answer(result)) => result,
             Some(ArchitectureCall::Firmware(_)) => return false,
             None => return answer_vendor_call(vm, registers, &call),
@@ -46,6 +49,7 @@ fn answer_vendor_call(vm: &Vm, registers: &mut GuestRegisters, call: &Call) -> b
             registers.set_results([0, u64::from(vm.config().handle.0), call_bitmap(protected), 0]);
         }
         (Some(_), _) | (_, guest::MEM_SHARE | guest::MEM_UNSHARE | guest::MEM_RELINQUISH) if protected => return false,
+        (_, guest::MMIO_GUARD_ENROLL | guest::MMIO_GUARD_MAP | guest::MMIO_GUARD_UNMAP) if protected => return false,
         (_, smccc::VENDOR_HYP_CALL_UID) => {
             registers.set_results(smccc::uuid_words(guest::KVM_UUID).map(u64::from));
         }
@@ -53,7 +57,7 @@ fn answer_vendor_call(vm: &Vm, registers: &mut GuestRegisters, call: &Call) -> b
             let bitmap = if protected { guest::FEATURES_BITMAP } else { FEATURES_NON_PROTECTED };
             registers.set_results([u64::from(bitmap), 0, 0, 0]);
         }
-        (_, guest::HYP_MEMINFO) if protected => {
+        (_, guest::HYP_MEMINFO | guest::MMIO_GUARD_INFO) if protected => {
             let result = if let [0, 0, 0, ..] = call.arguments { PAGE_SIZE } else { INVALID_PARAMETER as u64 };
             registers.set_x(0, result);
         }
@@ -71,8 +75,14 @@ pub(crate) fn handle<P: Platform>(monitor: &Monitor, platform: &mut P, vm: &Vm, 
     if let Some(outcome) = guest_psci::handle(vm, context, &call) {
         return outcome;
     }
-    if let Some(ArchitectureCall::Firmware(arguments)) = architecture_call(&call, monitor.firmware) {
-        context.general.set_results(platform.firmware_call(call.function, arguments));
+    if guest_trng::is_trng(call.function) {
+        context.general.set_results(guest_trng::random(&monitor.entropy, platform, &call));
+        return Outcome::Resume;
+    }
+    if let Some(ArchitectureCall::Firmware(arguments)) = guest_architecture_call(&call, monitor.firmware) {
+        let [result, rest @ ..] = platform.firmware_call(call.function, arguments);
+        let [second, third, fourth] = rest;
+        context.general.set_results([guest_result(&call, result), second, third, fourth]);
         return Outcome::Resume;
     }
     if let Some(kind) = GuestCall::from_function(call.function) {
@@ -80,6 +90,9 @@ pub(crate) fn handle<P: Platform>(monitor: &Monitor, platform: &mut P, vm: &Vm, 
     }
     let (ownership, memory) = (&monitor.ownership, vm.memory());
     match call.function {
+        guest::MMIO_GUARD_ENROLL => guest_device_guard::enroll(vm, context, &call),
+        guest::MMIO_GUARD_MAP => guest_device_guard::map(platform, vm, context, &call),
+        guest::MMIO_GUARD_UNMAP => guest_device_guard::unmap(platform, vm, context, &call),
         guest::MEM_SHARE => {
             kvm_memory_call(context, &call, Exit::Shared, |gfn| ownership.guest_share_host(platform, memory, gfn))
         }
@@ -138,6 +151,12 @@ pub(crate) fn call_again(context: &mut VcpuContext, ipa: Ipa, refusal: Error) ->
         Error::OutOfMemory => Exit::TopUp,
         _ => return None,
     };
-    context.general.pc = context.general.pc.wrapping_sub(INSTRUCTION_SIZE);
+    make_again(context);
     Some(Outcome::Exit(exit))
+}
+
+/// Has the guest make its call again, at once where this is the outcome.
+pub(crate) fn make_again(context: &mut VcpuContext) -> Outcome {
+    context.general.pc = context.general.pc.wrapping_sub(INSTRUCTION_SIZE);
+    Outcome::Resume
 }

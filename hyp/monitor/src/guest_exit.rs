@@ -38,15 +38,15 @@ impl Monitor {
         if vm.power() != VmPower::On {
             return Err(Error::WrongState);
         }
-        let gic = &self.features.gic;
-        let RunEntry { data, response, interrupt_control, list_registers } =
-            platform.read_run_entry(vcpu.run_page(), gic.list_registers);
-        let list_registers = interrupt::check_list_registers(&list_registers, gic, self.virtual_timer)?;
+        let mut claim = vcpu.claim_to_run(platform.cpu())?;
+        let count = self.features.gic.list_registers;
+        let registers = claim.context.interrupts.list_registers.get_mut(..count).unwrap_or(&mut []);
+        let RunEntry { data, response, interrupt_control } = platform.read_run_entry(vcpu.run_page(), registers);
+        interrupt::check_list_registers(registers, self.virtual_timer)?;
         let ich_hcr_el2 = interrupt::control(interrupt_control)?;
         if response & !RESPONSE_ABORT != 0 {
             return Err(Error::InvalidParameter);
         }
-        let mut claim = vcpu.claim_to_run(platform.cpu())?;
         if vm.is_change_of_vcpu(platform.cpu(), vcpu.index()) {
             forget_translations(platform, claim.context.traps.vttbr_el2);
         }
@@ -57,7 +57,6 @@ impl Monitor {
                 self.inject(&mut claim.context, pending.refused());
             }
         }
-        claim.context.interrupts.list_registers = list_registers;
         claim.context.traps.ich_hcr_el2 = ich_hcr_el2;
         let exit = self.run_until_exit(platform, vm, &mut claim);
         claim.context.fp_enabled = 0;
@@ -70,7 +69,7 @@ impl Monitor {
         if exit == Exit::Wait {
             run_exit.virtual_deadline = guest_timer::virtual_deadline(&context.timer);
         }
-        let list_registers = context.interrupts.list_registers.get(..gic.list_registers).unwrap_or(&[]);
+        let list_registers = context.interrupts.list_registers.get(..count).unwrap_or(&[]);
         platform.write_run_exit(vcpu.run_page(), &run_exit, list_registers);
         Ok(exit.reason())
     }
@@ -181,7 +180,7 @@ impl Monitor {
 }
 
 /// A data abort. Where no memory is, an access below [`DEVICE_IPA_LIMIT`] that the CPU has decoded is the host's to
-/// answer, and one that it has not is an external abort; from there upwards, to the end of the guest's address space,
+/// answer, unless the guest guards itself against it; one that the CPU has not is an external abort; from there upwards, to the end of the guest's address space,
 /// the host is asked for memory. Whatever memory there is but does not take the access is an external abort too.
 fn data_abort<P: Platform>(
     platform: &P,
@@ -196,8 +195,10 @@ fn data_abort<P: Platform>(
     if abort.kind() != FaultKind::Translation || is_beyond(vm, ipa) {
         return refused;
     }
-    match presence(platform, vm, ipa) {
-        Presence::Nothing => {}
+    let (presence, guards_devices) = found(platform, vm, ipa);
+    match presence {
+        Presence::Nothing if guards_devices && ipa < DEVICE_IPA_LIMIT => return refused,
+        Presence::Nothing | Presence::AwaitsDevice => {}
         Presence::Mapped => return Outcome::Resume,
         Presence::Absent(Absence::Poisoned) => return Outcome::Exit(Exit::Poisoned(ipa.align_down(PAGE_SIZE))),
         Presence::Absent(Absence::LentToHost(_)) => return refused,
@@ -259,20 +260,22 @@ fn instruction_abort<P: Platform>(
         return refused;
     }
     let page = ipa.align_down(PAGE_SIZE);
-    match presence(platform, vm, ipa) {
+    match found(platform, vm, ipa).0 {
         Presence::Nothing if ipa >= DEVICE_IPA_LIMIT => {
             claim.pending = Some(Pending::new(Answerable::Memory, abort_instead));
             Outcome::Exit(Exit::MemoryFault { ipa: page, write: false })
         }
         Presence::Mapped => Outcome::Resume,
         Presence::Absent(Absence::Poisoned) => Outcome::Exit(Exit::Poisoned(page)),
-        Presence::Nothing | Presence::Absent(Absence::LentToHost(_)) => refused,
+        Presence::Nothing | Presence::AwaitsDevice | Presence::Absent(Absence::LentToHost(_)) => refused,
     }
 }
 
-/// What a guest has where it met a translation fault. By now that may be memory: another CPU has put it there.
-fn presence<P: Platform>(platform: &P, vm: &Vm, ipa: Ipa) -> Presence {
-    vm.memory().lock().presence(platform, ipa).unwrap_or(Presence::Nothing)
+/// What a guest has where it met a translation fault, and whether it guards its devices. By now it may have memory: another CPU
+/// has put it there.
+fn found<P: Platform>(platform: &P, vm: &Vm, ipa: Ipa) -> (Presence, bool) {
+    let memory = vm.memory().lock();
+    (memory.presence(platform, ipa).unwrap_or(Presence::Nothing), memory.guards_devices())
 }
 
 /// Drops what the calling CPU's TLB holds of a VM. Its vCPUs share a VMID; yet what one of them maps is no business of

@@ -1,7 +1,7 @@
 //! PSCI 1.1 for guests (Arm DEN0022): which vCPU is on is decided here; the host is told and does the running.
 
 use crate::exit::Exit;
-use crate::guest_call::answer;
+use crate::guest_call::{self, answer};
 use crate::guest_exit::Outcome;
 use crate::registers::VcpuContext;
 use crate::smccc::Call;
@@ -44,6 +44,10 @@ pub(crate) fn answer_at_once(vm: &Vm, call: &Call) -> Psci {
         | psci::CPU_SUSPEND_64
         | psci::SYSTEM_OFF
         | psci::SYSTEM_RESET => return Psci::Action,
+        psci::SYSTEM_RESET2_32 | psci::SYSTEM_RESET2_64 => match reset_type(first) {
+            Ok(()) => return Psci::Action,
+            Err(code) => code as u64,
+        },
         _ => return Psci::Other,
     })
 }
@@ -63,12 +67,21 @@ pub(crate) fn handle(vm: &Vm, context: &mut VcpuContext, call: &Call) -> Option<
             vm.end(VmPower::Off);
             Outcome::Resume
         }
-        psci::SYSTEM_RESET => {
+        psci::SYSTEM_RESET | psci::SYSTEM_RESET2_32 | psci::SYSTEM_RESET2_64 => {
             vm.end(VmPower::Reset);
             Outcome::Resume
         }
         _ => return None,
     })
+}
+
+/// SYSTEM_RESET2 (section 5.12): of the resets by type, which has 32 bits, there is the architecture's warm one.
+fn reset_type(argument: u64) -> Result<(), i64> {
+    match argument as u32 {
+        psci::SYSTEM_WARM_RESET => Ok(()),
+        vendor if vendor & psci::VENDOR_RESET != 0 => Err(psci::NOT_SUPPORTED),
+        _ => Err(psci::INVALID_PARAMETERS),
+    }
 }
 
 /// PSCI_FEATURES: what there is.
@@ -87,6 +100,8 @@ fn features(asked: u64) -> i64 {
             | psci::MIGRATE_INFO_TYPE
             | psci::SYSTEM_OFF
             | psci::SYSTEM_RESET
+            | psci::SYSTEM_RESET2_32
+            | psci::SYSTEM_RESET2_64
             | smccc::VERSION,
         ) => psci::SUCCESS,
         _ => psci::NOT_SUPPORTED,
@@ -107,6 +122,8 @@ fn cpu_on(vm: &Vm, context: &mut VcpuContext, target: u64, entry: u64, argument:
             Outcome::Exit(Exit::CpuOn(vcpu.index()))
         }
         Err(VcpuState::Starting | VcpuState::OnPending) => answer(context, psci::ON_PENDING as u64),
+        // The host is about to be done with the target's registers.
+        Err(VcpuState::Examined) => guest_call::make_again(context),
         Err(VcpuState::Stopped) => answer(context, psci::INTERNAL_FAILURE as u64),
         Err(_) => answer(context, psci::ALREADY_ON as u64),
     }
@@ -130,6 +147,6 @@ fn affinity_info(vm: &Vm, target: u64, lowest_level: u64) -> i64 {
         None => psci::INVALID_PARAMETERS,
         Some(VcpuState::Off | VcpuState::Stopped) => psci::AFFINITY_OFF,
         Some(VcpuState::Starting | VcpuState::OnPending) => psci::AFFINITY_ON_PENDING,
-        Some(VcpuState::Ready | VcpuState::Running(_)) => psci::AFFINITY_ON,
+        Some(VcpuState::Ready | VcpuState::Running(_) | VcpuState::Examined) => psci::AFFINITY_ON,
     }
 }

@@ -45,6 +45,9 @@ const DEBUG: [SystemRegister; 15] = [
     SystemRegister::new(2, 3, 0, 5, 0),
 ];
 
+/// From this CRn on there are the registers of the CPU interface and of timers, and none that is dealt with here.
+const FIRST_ELSEWHERE: u8 = 12;
+
 /// OSLSR_EL1: the OS lock is implemented, and open.
 const OSLSR_OPEN: u64 = 1 << 3;
 /// CSSELR_EL1: InD and Level.
@@ -58,6 +61,9 @@ const CTR_DMINLINE_SHIFT: u32 = 16;
 /// left where it is.
 pub fn emulate(access: SystemRegisterAccess, context: &mut VcpuContext, id: &IdRegisters, ipa_bits: u32) -> bool {
     let register = access.register();
+    if register.crn >= FIRST_ELSEWHERE {
+        return false;
+    }
     if access.is_read() {
         let Some(value) = read(register, context, id, ipa_bits) else {
             return false;

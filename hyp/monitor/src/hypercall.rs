@@ -5,11 +5,13 @@ use crate::monitor::Monitor;
 use crate::object::Object;
 use crate::platform::Platform;
 use crate::traps::{Translation, TrapControls};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Claim, Vcpu};
+use crate::vcpu_registers;
 use crate::vm::{Vm, VmConfig};
 use abi::host::{
     HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, REVISION_MAJOR, REVISION_MINOR, RIGHT_RESTRICTED, VM_PROTECTED, VmHandle,
 };
+use abi::register::Register;
 use abi::{Error, Gfn, Ipa, Pfn};
 use ownership::{GuestMemory, Rights, VmSlot};
 use pgtable::{Stage2, Stage2Config};
@@ -33,6 +35,16 @@ fn page_count(raw: u64) -> Result<u64, Error> {
 fn check_device_frames(config: &VmConfig, gfn: Gfn, count: u64) -> Result<(), Error> {
     let end = gfn.checked_add(count).ok_or(Error::BadRange)?;
     if config.protected && end > Gfn::containing(DEVICE_IPA_LIMIT) { Err(Error::BadRange) } else { Ok(()) }
+}
+
+/// Claims a vCPU for the host to deal with one of its registers. Of a protected VM's the host learns nothing, not even whether
+/// it runs.
+fn examine<'a>(vm: &Vm, vcpu: &'a Vcpu, register: u64) -> Result<(Claim<'a>, Register), Error> {
+    if vm.config().protected {
+        return Err(Error::NotYours);
+    }
+    let register = Register::from_number(register).ok_or(Error::InvalidParameter)?;
+    Ok((vcpu.claim_to_examine()?, register))
 }
 
 /// A VM's handle. A number that does not fit names no VM.
@@ -163,6 +175,16 @@ impl Monitor {
                 let gic = &self.features.gic;
                 let virtual_timer = self.virtual_timer.unwrap_or(0);
                 Ok([gic.list_registers as u64, u64::from(gic.priority_bits), u64::from(virtual_timer)])
+            }
+            HostCall::VcpuGetRegister => {
+                let vm = self.vms.live(vm_handle(a1)?)?;
+                let (mut claim, register) = examine(&vm, vm.vcpu(a2)?, a3)?;
+                Ok([vcpu_registers::get(&mut claim.context, register), 0, 0])
+            }
+            HostCall::VcpuSetRegister => {
+                let vm = self.vms.live(vm_handle(a1)?)?;
+                let (mut claim, register) = examine(&vm, vm.vcpu(a2)?, a3)?;
+                vcpu_registers::set(&mut claim.context, register, a4).map(|()| NONE)
             }
             HostCall::VmReclaimDevice => {
                 let vm = self.vms.dying(vm_handle(a1)?)?;

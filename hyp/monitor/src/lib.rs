@@ -10,14 +10,17 @@
 
 mod control_bits;
 pub mod cpu_power;
+pub mod entropy;
 pub mod exit;
 pub mod features;
 mod guest_call;
+mod guest_device_guard;
 pub mod guest_exit;
 mod guest_memory_call;
 mod guest_psci;
 pub mod guest_system_register;
 pub mod guest_timer;
+mod guest_trng;
 pub mod host_exit;
 mod hypercall;
 pub mod id_registers;
@@ -33,6 +36,7 @@ pub mod smccc;
 pub mod syndrome;
 pub mod traps;
 pub mod vcpu;
+mod vcpu_registers;
 pub mod vm;
 pub mod vm_table;
 

@@ -1,6 +1,7 @@
 //! All that the monitor knows, shared by all CPUs.
 
 use crate::cpu_power::BootRequest;
+use crate::entropy::Entropy;
 use crate::features::{CpuFeatures, IdRegisters};
 use crate::platform::{CpuIndex, Platform};
 use crate::psci::{HostMemory, PsciRelay};
@@ -19,6 +20,7 @@ pub struct Monitor {
     pub(crate) id: IdRegisters,
     pub(crate) stage2: Stage2Config,
     pub(crate) firmware: PsciConduit,
+    pub(crate) entropy: Entropy,
     /// INTID of the virtual timer's interrupt, where it is known.
     pub(crate) virtual_timer: Option<u32>,
 }
@@ -34,11 +36,13 @@ impl Monitor {
         id: IdRegisters,
         stage2: Stage2Config,
     ) -> Self {
+        let features = CpuFeatures::from_id_registers(&id);
         Self {
             ownership,
             psci: PsciRelay::new(boot_info, platform),
             vms: VmTable::new(),
-            features: CpuFeatures::from_id_registers(&id),
+            entropy: Entropy::new(platform, boot_info, features.rng),
+            features,
             id,
             stage2,
             firmware: boot_info.psci_conduit,

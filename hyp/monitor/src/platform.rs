@@ -3,7 +3,7 @@
 use crate::object::ObjectMemory;
 use crate::registers::VcpuContext;
 use crate::syndrome::Exception;
-use abi::run::{MAX_LIST_REGISTERS, NO_DEADLINE};
+use abi::run::NO_DEADLINE;
 use abi::{Pfn, PhysAddr};
 
 /// A CPU's number: its index in [`BootInfo::cpus`](abi::boot::BootInfo::cpus).
@@ -35,7 +35,7 @@ pub enum Next {
     Leave,
 }
 
-/// What the host has put into a run page.
+/// What the host has put into a run page, but for the list registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RunEntry {
     /// [`RunPage::data`](abi::run::RunPage::data).
@@ -44,8 +44,6 @@ pub struct RunEntry {
     pub response: u64,
     /// [`RunPage::interrupt_control`](abi::run::RunPage::interrupt_control).
     pub interrupt_control: u64,
-    /// [`RunPage::list_registers`](abi::run::RunPage::list_registers): as many as were asked for, then zeroes.
-    pub list_registers: [u64; MAX_LIST_REGISTERS],
 }
 
 /// The first words of a run page, in the order of [`RunPage`](abi::run::RunPage): what hyp writes there at an exit, but for the
@@ -116,12 +114,15 @@ pub trait Platform: ownership::Environment + ObjectMemory {
     /// CNTPCT_EL0.
     fn counter(&self) -> u64;
 
+    /// RNDR, of a CPU that has FEAT_RNG; `None` where it has no number at the moment.
+    fn random(&mut self) -> Option<u64>;
+
     /// Frames that are left in hyp's pool.
     fn free_frames(&self) -> u64;
 
-    /// Reads what the host has put into a run page that hyp has pinned, each word by one 64-bit access, and of the list registers
-    /// the first `list_registers`; the host may write to it meanwhile.
-    fn read_run_entry(&mut self, page: Pfn, list_registers: usize) -> RunEntry;
+    /// Reads what the host has put into a run page that hyp has pinned, each word by one 64-bit access, and the first of its list
+    /// registers into `list_registers`; the host may write to it meanwhile.
+    fn read_run_entry(&mut self, page: Pfn, list_registers: &mut [u64]) -> RunEntry;
 
     /// Writes the first words and the first list registers of a run page that hyp has pinned.
     fn write_run_exit(&mut self, page: Pfn, exit: &RunExit, list_registers: &[u64]);

@@ -25,6 +25,9 @@ pub struct Call {
 /// NOT_SUPPORTED, as x0 returns it.
 pub const NOT_SUPPORTED_REGISTER: u64 = NOT_SUPPORTED as u64;
 
+/// SMCCC_ARCH_FEATURES of a workaround that the CPU does not need.
+const NOT_REQUIRED: u64 = 1;
+
 impl Call {
     /// Decodes a call from the immediate and the registers; `None` where it is to be refused: the immediate is not 0,
     /// x0 has bits above 31, or the call is a yielding one.
@@ -54,6 +57,28 @@ pub fn architecture_call(call: &Call, firmware: PsciConduit) -> Option<Architect
         (ArchitectureCall::Firmware(_), PsciConduit::None) => Some(ArchitectureCall::Answer(NOT_SUPPORTED_REGISTER)),
         (answer, _) => Some(answer),
     }
+}
+
+/// The same for a guest, which the identity of the machine is none of the business of, nor a mitigation that is a state of the CPU:
+/// what it switched off would be off for the host and for other guests.
+pub fn guest_architecture_call(call: &Call, firmware: PsciConduit) -> Option<ArchitectureCall> {
+    let [asked, ..] = call.arguments;
+    match call.function {
+        smccc::ARCH_SOC_ID => Some(ArchitectureCall::Answer(NOT_SUPPORTED_REGISTER)),
+        smccc::ARCH_FEATURES if asked == u64::from(smccc::ARCH_SOC_ID) => {
+            Some(ArchitectureCall::Answer(NOT_SUPPORTED_REGISTER))
+        }
+        smccc::ARCH_WORKAROUND_2 => Some(ArchitectureCall::Answer(smccc::SUCCESS as u64)),
+        _ => architecture_call(call, firmware),
+    }
+}
+
+/// What a guest hears where the firmware has answered its call with `result`: where there is SMCCC_ARCH_WORKAROUND_2 to switch, that
+/// nothing needs to be switched (DEN0028, section 7.6).
+pub fn guest_result(call: &Call, result: u64) -> u64 {
+    let [asked, ..] = call.arguments;
+    let is_about_workaround_2 = call.function == smccc::ARCH_FEATURES && asked == u64::from(smccc::ARCH_WORKAROUND_2);
+    if is_about_workaround_2 && result as i32 >= 0 { NOT_REQUIRED } else { result }
 }
 
 /// The answer as the list has it.

@@ -23,6 +23,8 @@ pub enum VcpuState {
     Running(CpuIndex),
     /// It will not run again.
     Stopped,
+    /// The host looks at its registers, or sets one, which is over in a moment.
+    Examined,
 }
 
 /// States without a CPU, as they are stored; a running vCPU is stored as `RUNNING` plus the CPU's index.
@@ -32,6 +34,8 @@ const ON_PENDING: u32 = 2;
 const READY: u32 = 3;
 const STOPPED: u32 = 4;
 const RUNNING: u32 = 0x100;
+/// Besides the state that a vCPU has again once the host has dealt with a register.
+const EXAMINED: u32 = 0x200;
 
 impl VcpuState {
     const fn encode(self) -> u32 {
@@ -41,6 +45,7 @@ impl VcpuState {
             VcpuState::OnPending => ON_PENDING,
             VcpuState::Ready => READY,
             VcpuState::Stopped => STOPPED,
+            VcpuState::Examined => EXAMINED,
             VcpuState::Running(cpu) => RUNNING | (cpu.0 & 0xff) as u32,
         }
     }
@@ -52,6 +57,7 @@ impl VcpuState {
             ON_PENDING => VcpuState::OnPending,
             READY => VcpuState::Ready,
             STOPPED => VcpuState::Stopped,
+            examined if examined & EXAMINED != 0 => VcpuState::Examined,
             running => VcpuState::Running(CpuIndex((running & 0xff) as usize)),
         }
     }
@@ -102,12 +108,12 @@ impl Vcpu {
         self.run_page
     }
 
-    /// What it is doing. Without a claim this is what was true a moment ago.
+    /// What it is doing, the host's examinations aside. Without a claim this is what was true a moment ago.
     pub fn state(&self) -> VcpuState {
-        VcpuState::decode(self.state.load(Ordering::Acquire))
+        VcpuState::decode(self.state.load(Ordering::Acquire) & !EXAMINED)
     }
 
-    /// Claims the vCPU in order to run it on `cpu`.
+    /// Claims the vCPU in order to run it on `cpu`. Where it is not run after all, it is again what it was.
     ///
     /// # Errors
     /// [`Error::Busy`] where it runs, or is being turned on, elsewhere; [`Error::WrongState`] where it is off or has
@@ -117,7 +123,7 @@ impl Vcpu {
         let found = match self.transition(VcpuState::Ready, running) {
             Ok(()) => return Ok(Claim { vcpu: self, next: VcpuState::Ready }),
             Err(VcpuState::OnPending) => match self.transition(VcpuState::OnPending, running) {
-                Ok(()) => return Ok(Claim { vcpu: self, next: VcpuState::Ready }),
+                Ok(()) => return Ok(Claim { vcpu: self, next: VcpuState::OnPending }),
                 Err(found) => found,
             },
             Err(found) => found,
@@ -132,6 +138,21 @@ impl Vcpu {
     pub fn claim_to_start(&self) -> Result<Claim<'_>, VcpuState> {
         self.transition(VcpuState::Off, VcpuState::Starting)?;
         Ok(Claim { vcpu: self, next: VcpuState::Off })
+    }
+
+    /// Claims the vCPU, on or off, in order to look at its registers or to set them.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while it runs, is being turned on, or is examined elsewhere.
+    pub fn claim_to_examine(&self) -> Result<Claim<'_>, Error> {
+        let raw = self.state.load(Ordering::Relaxed);
+        match VcpuState::decode(raw) {
+            VcpuState::Starting | VcpuState::Running(_) | VcpuState::Examined => Err(Error::Busy),
+            next @ (VcpuState::Off | VcpuState::OnPending | VcpuState::Ready | VcpuState::Stopped) => {
+                let claimed = self.state.compare_exchange(raw, raw | EXAMINED, Ordering::AcqRel, Ordering::Relaxed);
+                claimed.map(|_| Claim { vcpu: self, next }).map_err(|_| Error::Busy)
+            }
+        }
     }
 
     fn transition(&self, from: VcpuState, to: VcpuState) -> Result<(), VcpuState> {

@@ -49,6 +49,7 @@ const FRAME_MASK: u64 = (1 << GFN_BITS) - 1;
 
 const POISONED: u64 = 1;
 const LENT_TO_HOST: u64 = 2;
+const AWAITS_DEVICE: u64 = 3;
 
 impl GrantedDevice {
     /// The grant by which the guest in `slot` has `page` at `gfn`.
@@ -113,9 +114,29 @@ impl Absence {
     }
 }
 
+/// The annotation at a frame of a guest's that the guest takes for a device's. It keeps nothing away: to hyp and host there is
+/// nothing at the frame.
+pub const fn device_mark() -> Option<Annotation> {
+    Annotation::new(AWAITS_DEVICE)
+}
+
+/// True where an annotation in a guest's stage 2 is [`device_mark`].
+pub const fn is_device_mark(annotation: Annotation) -> bool {
+    annotation.value() == AWAITS_DEVICE
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_mark_is_no_absence() {
+        assert!(device_mark().is_some_and(is_device_mark));
+        for absence in [Absence::Poisoned, Absence::LentToHost(Pfn::new(0)), Absence::LentToHost(Pfn::new(1))] {
+            assert!(!absence.annotation().is_some_and(is_device_mark), "{absence:?}");
+        }
+        assert_eq!(device_mark().and_then(Absence::of), None);
+    }
 
     #[test]
     fn every_holder_survives_the_annotation() {

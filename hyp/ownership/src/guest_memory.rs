@@ -1,6 +1,6 @@
 //! One guest's memory: its stage 2, what its tables are made of, and how much it holds.
 
-use crate::annotation::Absence;
+use crate::annotation::{Absence, is_device_mark};
 use crate::lock::{Lock, Rank};
 use crate::offer::Offers;
 use crate::page_cache::PageCache;
@@ -75,6 +75,7 @@ pub struct GuestMemory {
     name: VmHandle,
     protected: bool,
     dying: bool,
+    guards_devices: bool,
     pub(crate) pages_held: u64,
 }
 
@@ -83,6 +84,8 @@ pub struct GuestMemory {
 pub enum Presence {
     /// Nothing, and the host may put something there.
     Nothing,
+    /// The same, and the guest has said that it takes the frame for a device's.
+    AwaitsDevice,
     /// Memory or a device.
     Mapped,
     /// Nothing, and nothing comes there.
@@ -94,7 +97,7 @@ impl GuestMemory {
     /// has the same name, but another may have the same slot as soon as it is gone.
     pub const fn new(stage2: Stage2, slot: VmSlot, name: VmHandle, protected: bool) -> Self {
         let (cache, offers) = (PageCache::new(), Offers::new());
-        Self { stage2, cache, offers, slot, name, protected, dying: false, pages_held: 0 }
+        Self { stage2, cache, offers, slot, name, protected, dying: false, guards_devices: false, pages_held: 0 }
     }
 
     /// The same, behind its lock.
@@ -125,6 +128,16 @@ impl GuestMemory {
     /// From here on the guest gets no more memory, and its pages may be taken back. No vCPU of it runs, or will.
     pub fn start_teardown(&mut self) {
         self.dying = true;
+    }
+
+    /// From here on the guest touches no device but at frames that it has [marked](Self::mark_device). There is no way back.
+    pub const fn guard_devices(&mut self) {
+        self.guards_devices = true;
+    }
+
+    /// True from [`guard_devices`](Self::guard_devices) on.
+    pub const fn guards_devices(&self) -> bool {
+        self.guards_devices
     }
 
     /// What the guest offers to others.
@@ -161,8 +174,9 @@ impl GuestMemory {
     /// Those of the table: the IPA is beyond the guest's address size.
     pub fn presence<E: TableFrames>(&self, env: &E, ipa: Ipa) -> Result<Presence, TableError> {
         let leaf = self.lookup(env, ipa)?;
-        Ok(match leaf.annotation().and_then(Absence::of) {
-            Some(absence) => Presence::Absent(absence),
+        Ok(match leaf.annotation() {
+            Some(annotation) if is_device_mark(annotation) => Presence::AwaitsDevice,
+            Some(annotation) => Absence::of(annotation).map_or(Presence::Nothing, Presence::Absent),
             None if leaf.is_valid() => Presence::Mapped,
             None => Presence::Nothing,
         })

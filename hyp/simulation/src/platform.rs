@@ -70,6 +70,8 @@ pub struct TestPlatform {
     pub frames_refused: u64,
     /// CNTPCT_EL0.
     pub counter: u64,
+    /// What RNDR gives, in turn: nothing where the list is at its end.
+    pub random: VecDeque<u64>,
 }
 
 impl TestPlatform {
@@ -87,6 +89,7 @@ impl TestPlatform {
             observer: None,
             frames_refused: 0,
             counter: 0,
+            random: VecDeque::new(),
         }
     }
 
@@ -258,18 +261,20 @@ impl Platform for TestPlatform {
         self.counter
     }
 
-    fn read_run_entry(&mut self, page: Pfn, list_registers: usize) -> RunEntry {
+    fn random(&mut self) -> Option<u64> {
+        self.random.pop_front()
+    }
+
+    fn read_run_entry(&mut self, page: Pfn, list_registers: &mut [u64]) -> RunEntry {
         let read = |offset: usize| self.machine().read_word(PhysAddr::new((page.raw() << 12) + offset as u64));
-        let mut entry = RunEntry {
+        for (index, register) in list_registers.iter_mut().enumerate() {
+            *register = read(offset_of!(RunPage, list_registers) + index * 8);
+        }
+        RunEntry {
             data: read(offset_of!(RunPage, data)),
             response: read(offset_of!(RunPage, response)),
             interrupt_control: read(offset_of!(RunPage, interrupt_control)),
-            ..RunEntry::default()
-        };
-        for (index, register) in entry.list_registers.iter_mut().enumerate().take(list_registers) {
-            *register = read(offset_of!(RunPage, list_registers) + index * 8);
         }
-        entry
     }
 
     fn write_run_exit(&mut self, page: Pfn, exit: &RunExit, list_registers: &[u64]) {

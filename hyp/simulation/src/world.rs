@@ -32,6 +32,10 @@ pub struct Options {
     pub psci_version: u32,
     /// How hyp calls the firmware.
     pub conduit: PsciConduit,
+    /// The loader's seed.
+    pub seed: Vec<u8>,
+    /// What RNDR gives the boot CPU; where it is not empty, there is FEAT_RNG.
+    pub random: Vec<u64>,
 }
 
 impl Default for Options {
@@ -41,6 +45,8 @@ impl Default for Options {
             firmware: agreeable_firmware(),
             psci_version: psci::VERSION_1_1 as u32,
             conduit: PsciConduit::Smc,
+            seed: Vec::from(*b"a seed that no host has ever seen"),
+            random: Vec::new(),
         }
     }
 }
@@ -137,7 +143,7 @@ impl World {
     /// # Panics
     /// Where the carve-out is too small for the roots of tables.
     pub fn with(options: Options) -> Self {
-        let Options { layout, firmware, psci_version, conduit } = options;
+        let Options { layout, firmware, psci_version, conduit, mut seed, random } = options;
         let machine = Machine::new(CPUS.len(), layout.carve_out());
         let arena = Arena::new(RAM, layout.ram_pages);
         let mut cpu0 = TestPlatform::new(&machine, 0, arena.clone(), firmware);
@@ -168,8 +174,14 @@ impl World {
         boot_info.psci_version = psci_version;
         boot_info.psci_conduit = conduit;
         boot_info.virtual_timer = VIRTUAL_TIMER;
+        seed.truncate(boot_info.seed.len());
+        boot_info.seed[..seed.len()].copy_from_slice(&seed);
+        boot_info.seed_size = seed.len() as u64;
+        let id_aa64isar0_el1 = if random.is_empty() { 0 } else { 1 << 60 };
+        cpu0.random = random.into();
         // A GICv3 with 4 list registers and 5 bits of priority.
         let id = IdRegisters {
+            id_aa64isar0_el1,
             id_aa64pfr0_el1: 1 << 24,
             id_aa64mmfr0_el1: 2,
             midr_el1: 0x410f_d034,

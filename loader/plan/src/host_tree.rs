@@ -4,15 +4,19 @@ use crate::edit::Edits;
 use crate::machine::Machine;
 use crate::modules::Modules;
 use crate::plan::Plan;
+use crate::seed::{self, Seed};
 use crate::tree::DeviceTree;
 use abi::PhysRange;
 use alloc::format;
 use alloc::vec::Vec;
 
+/// The node of what the boot stages tell each other.
+const CHOSEN: &str = "/chosen";
+
 /// Emits the host's version of `tree`, of which `machine` and `modules` were read:
 ///
 /// - `/reserved-memory` keeps the host away from hyp's memory;
-/// - `/chosen` has the host's arguments and RAM disk, and no modules;
+/// - `/chosen` has the host's arguments and RAM disk, and no modules; of a random seed it has the host's part;
 /// - the timer has the physical timer's interrupt only: the virtual timer is for guests, those of EL2 and of the secure
 ///   world are not the host's;
 /// - the GIC has neither the maintenance interrupt nor the virtualisation registers.
@@ -20,6 +24,9 @@ pub fn write(tree: &DeviceTree<'_>, machine: &Machine, modules: &Modules, plan: 
     let mut edits = Edits::default();
     reserve(&mut edits, machine.root_cells, &plan.carve_out.range());
     choose(&mut edits, modules);
+    if let Some(seed) = Seed::find(tree) {
+        edits.set(CHOSEN, seed::PROPERTY, seed.host);
+    }
 
     let timer = &machine.timer;
     edits.set(&timer.path, timer.property, &timer.physical);
@@ -49,7 +56,6 @@ fn reserve(edits: &mut Edits, (address_cells, size_cells): (u32, u32), carve_out
 }
 
 fn choose(edits: &mut Edits, modules: &Modules) {
-    const CHOSEN: &str = "/chosen";
     for path in &modules.nodes {
         edits.remove_node(path);
     }

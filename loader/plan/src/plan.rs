@@ -141,7 +141,8 @@ impl<'a> Plan<'a> {
         over_the_old.or_else(elsewhere).ok_or(PlanError::NoRoom("host's device tree", size))
     }
 
-    /// What hyp is told. The counter, PSCI's version and the log level are the caller's to fill in.
+    /// What hyp is told. The counter, PSCI's version and the log level are the caller's to fill in; so is the seed, where it
+    /// lies in the end, so that no copy of it stays behind.
     pub fn boot_info(&self, hyp: &HypImage<'_>, host_device_tree: PhysAddr) -> BootInfo {
         let mut info = BootInfo {
             magic: boot::MAGIC,
@@ -151,6 +152,8 @@ impl<'a> Plan<'a> {
             ghost_one_in: 0,
             virtual_timer: self.machine.timer.virtual_timer,
             reserved: 0,
+            seed: [0; boot::SEED_SIZE],
+            seed_size: 0,
             carve_out: self.carve_out.range(),
             image: self.carve_out.image,
             segments: Default::default(),

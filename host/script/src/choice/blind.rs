@@ -9,6 +9,7 @@ use crate::operand::{CountName, FrameName, IpaName, Kind, Operand, PageName, VmN
 use crate::resolve::Names;
 use crate::step::{Action, HostAccess};
 use abi::host::HostCall;
+use abi::register::Register;
 use alloc::vec::Vec;
 
 /// One operand in so many is hostile.
@@ -82,6 +83,11 @@ impl Blind<'_> {
                 if self.random.one_in(2) {
                     operands[3] = Operand::Frame(FrameName::Raw(FIRST_DEVICE_FRAME + u64::from(self.frame())));
                 }
+            }
+            if call == HostCall::VcpuSetRegister {
+                // A guest's script lives in its other registers.
+                let index = self.random.below(32) as u8;
+                operands[2] = Operand::Number(Register::Vector { index, upper: self.random.one_in(2) }.number());
             }
             if let Some(step) = HostStep::new(call, operands) {
                 return Action::Host(step);

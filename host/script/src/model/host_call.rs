@@ -9,6 +9,7 @@ use abi::host::{
     HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, MAX_VMS, REVISION_MAJOR, REVISION_MINOR, RIGHT_EXECUTE, RIGHT_READ,
     RIGHT_RESTRICTED, RIGHT_WRITE, VM_PROTECTED, VmHandle,
 };
+use abi::register::Register;
 use abi::{Error, Gfn, Pfn};
 use alloc::format;
 use alloc::vec::Vec;
@@ -118,6 +119,14 @@ impl Model {
             HostCall::VcpuRun => {
                 self.live(a1)?.vcpu(a2)?;
                 Ok(Due { results: None, next: self.run_unheard(VmHandle(a1 as u32), a2) })
+            }
+            HostCall::VcpuGetRegister | HostCall::VcpuSetRegister => {
+                let vm = self.live(a1)?;
+                vm.vcpu(a2)?;
+                if memory.guest(vm.vm)?.protected {
+                    return Err(Error::NotYours);
+                }
+                Register::from_number(a3).map(|_| Due::UNKNOWN).ok_or(Error::InvalidParameter)
             }
             HostCall::VmTeardown => self.vm_teardown(a1),
             HostCall::VmReclaim => {
@@ -334,5 +343,7 @@ const fn takes_tables(call: HostCall) -> bool {
             | HostCall::VmSizes
             | HostCall::VmReserve
             | HostCall::VmTeardown
+            | HostCall::VcpuGetRegister
+            | HostCall::VcpuSetRegister
     )
 }

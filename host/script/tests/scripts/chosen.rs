@@ -117,7 +117,7 @@ fn replace_the_dead(driver: &mut Driver<'_, Simulated>, random: &mut Random) {
 #[test]
 fn chosen_steps_come_to_what_the_model_says_and_reach_every_call() {
     let (mut counts, mut altered) = (Counts::new(), Altered::default());
-    for seed in 0..6 {
+    for seed in 0..20 {
         run(seed, &mut counts, &mut altered);
     }
     let Altered { tried, refused } = altered;

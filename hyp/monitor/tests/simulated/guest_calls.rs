@@ -1,6 +1,6 @@
 //! The calls that a guest finds.
 
-use crate::world::{GUEST_ENTRY, GUEST_RAM, RAM, TestVm, World, abort, esr, hvc, smc, trap};
+use crate::world::{Firmware, GUEST_ENTRY, GUEST_RAM, RAM, TestVm, World, abort, esr, hvc, smc, trap};
 use abi::run::ExitReason;
 use abi::{Error, guest, psci, smccc};
 use monitor::HostAction;
@@ -10,11 +10,11 @@ use monitor::syndrome::{Exception, exception_class as class};
 use ownership::PageState;
 use std::sync::{Arc, Mutex};
 
-const NOT_SUPPORTED: u64 = -1_i64 as u64;
-const INVALID: u64 = -3_i64 as u64;
+pub const NOT_SUPPORTED: u64 = -1_i64 as u64;
+pub const INVALID: u64 = -3_i64 as u64;
 
 /// What the guest finds in its registers after a call that does not exit.
-fn call(world: &mut World, vm: TestVm, exception: Exception, function: u64, arguments: &[u64]) -> GuestRegisters {
+pub fn call(world: &mut World, vm: TestVm, exception: Exception, function: u64, arguments: &[u64]) -> GuestRegisters {
     let seen = Arc::new(Mutex::new(None));
     let slot = seen.clone();
     let arguments = arguments.to_vec();
@@ -32,20 +32,20 @@ fn call(world: &mut World, vm: TestVm, exception: Exception, function: u64, argu
     registers
 }
 
-fn prepare(context: &mut VcpuContext, function: u64, arguments: &[u64]) {
+pub fn prepare(context: &mut VcpuContext, function: u64, arguments: &[u64]) {
     context.general.x = [0x55; 31];
     context.general.x[0] = function;
     context.general.x[1..=arguments.len()].copy_from_slice(arguments);
     context.general.pc = GUEST_ENTRY;
 }
 
-fn result(world: &mut World, vm: TestVm, function: u32, arguments: &[u64]) -> u64 {
+pub fn result(world: &mut World, vm: TestVm, function: u32, arguments: &[u64]) -> u64 {
     call(world, vm, hvc(0), u64::from(function), arguments).x[0]
 }
 
 /// Makes a call that exits.
 #[track_caller]
-fn exits(world: &mut World, vm: TestVm, index: u64, function: u32, arguments: &[u64], expected: RunExit) {
+pub fn exits(world: &mut World, vm: TestVm, index: u64, function: u32, arguments: &[u64], expected: RunExit) {
     let arguments = arguments.to_vec();
     world.cpu0.guest_does(move |context| {
         prepare(context, u64::from(function), &arguments);
@@ -55,7 +55,7 @@ fn exits(world: &mut World, vm: TestVm, index: u64, function: u32, arguments: &[
     assert_eq!(world.run_page(vm.run_page + index), expected);
 }
 
-fn exit(reason: ExitReason) -> RunExit {
+pub fn exit(reason: ExitReason) -> RunExit {
     RunExit { exit_reason: reason as u64, ..RunExit::default() }
 }
 
@@ -69,7 +69,7 @@ fn linux_finds_its_way_to_the_kvm_calls() {
     let uid = call(&mut world, vm, hvc(0), u64::from(smccc::VENDOR_HYP_CALL_UID), &[]);
     assert_eq!(uid.x[..4], [0xb66f_b428, 0xe911_c52e, 0x564b_caa9, 0x743a_004d]);
     let features = call(&mut world, vm, hvc(0), u64::from(guest::FEATURES), &[]);
-    assert_eq!(features.x[..4], [0x21d, 0, 0, 0]);
+    assert_eq!(features.x[..4], [0x3fd, 0, 0, 0]);
     assert_eq!(result(&mut world, vm, guest::HYP_MEMINFO, &[0, 0, 0]), 4096);
     assert_eq!(result(&mut world, vm, guest::HYP_MEMINFO, &[0, 1, 0]), INVALID);
 }
@@ -88,13 +88,13 @@ fn both_conduits_end_behind_the_instruction() {
 fn what_is_not_offered_is_not_supported() {
     let mut world = World::new();
     let vm = world.protected_vm();
-    let known = [0, 2, 3, 4, 9];
+    let known = [0, 2, 3, 4, 5, 6, 7, 8, 9];
     let functions = (0..=0x80).filter(|number| !known.contains(number)).flat_map(|number| {
         [0xc600_0000 | number, 0x8600_0000 | number, 0x8400_0020 | number, 0xc500_0000 | number, number]
     });
     // What PSCI_FEATURES denies, the host's own calls, and FF-A.
     let others =
-        [0x8400_0005, 0x8400_000e, 0xc400_000e, 0x8400_0012, 0xc600_0100, 0xc600_0118, 0x8600_ff03, 0x8400_0063];
+        [0x8400_0005, 0x8400_000e, 0xc400_000e, 0x8400_0013, 0xc600_0100, 0xc600_0118, 0x8600_ff03, 0x8400_0063];
     for function in functions.chain(others) {
         if (0x8400_0050..=0x8400_0053).contains(&function) {
             continue;
@@ -117,6 +117,41 @@ fn workarounds_reach_the_firmware() {
     let expected =
         [(smccc::ARCH_WORKAROUND_1, [1, 2, 3]), (smccc::ARCH_FEATURES, [u64::from(smccc::ARCH_WORKAROUND_2), 0, 0])];
     assert_eq!(world.take_firmware_calls(), expected);
+}
+
+#[test]
+fn a_guest_leaves_the_cpus_mitigations_as_they_are() {
+    for (firmware, expected) in [(0_i64, 1_i64), (1, 1), (-1, -1), (-2, -2)] {
+        let answers: Firmware = Arc::new(move |_, function, _| match function {
+            smccc::ARCH_FEATURES => [firmware as u64, 0, 0, 0],
+            _ => [0; 4],
+        });
+        let mut world = World::with_firmware(answers, psci::VERSION_1_1 as u32);
+        let vm = world.protected_vm();
+        let asked = |world: &mut World, id: u32| result(world, vm, smccc::ARCH_FEATURES, &[id.into()]) as i64;
+        assert_eq!(asked(&mut world, smccc::ARCH_WORKAROUND_2), expected);
+        assert_eq!(asked(&mut world, smccc::ARCH_WORKAROUND_1), firmware);
+        assert_eq!(asked(&mut world, smccc::ARCH_WORKAROUND_3), firmware);
+        world.take_firmware_calls();
+        assert_eq!(result(&mut world, vm, smccc::ARCH_WORKAROUND_2, &[0]), 0);
+        assert_eq!(asked(&mut world, smccc::ARCH_SOC_ID), -1);
+        assert_eq!(result(&mut world, vm, smccc::ARCH_SOC_ID, &[0]), NOT_SUPPORTED);
+        assert!(world.take_firmware_calls().is_empty());
+    }
+}
+
+#[test]
+fn a_reset_is_the_architectures_or_none() {
+    let mut world = World::new();
+    let vm = world.protected_vm();
+    for function in [psci::SYSTEM_RESET2_32, psci::SYSTEM_RESET2_64] {
+        for (kind, code) in [(1, -2), (0x7fff_ffff, -2), (1 << 31, -1), (0xffff_ffff, -1), (0xffff_ffff_8000_0000, -1)]
+        {
+            assert_eq!(result(&mut world, vm, function, &[kind, 0]) as i64, code, "{function:#x} {kind:#x}");
+        }
+    }
+    let reset = [0xffff_ffff_0000_0000, 9];
+    exits(&mut world, vm, 0, psci::SYSTEM_RESET2_64, &reset, exit(ExitReason::SystemReset));
 }
 
 /// Whether the host may touch a page.
@@ -207,11 +242,11 @@ fn psci_answers_what_it_features() {
     let vm = world.protected_vm();
     for function in [0x8400_0000_u64, 0x8400_0001, 0xc400_0001, 0x8400_0002, 0x8400_0003, 0xc400_0003, 0x8400_0004]
         .into_iter()
-        .chain([0xc400_0004, 0x8400_0006, 0x8400_0008, 0x8400_0009, 0x8400_000a])
+        .chain([0xc400_0004, 0x8400_0006, 0x8400_0008, 0x8400_0009, 0x8400_000a, 0x8400_0012, 0xc400_0012])
     {
         assert_eq!(result(&mut world, vm, psci::PSCI_FEATURES, &[function]), 0, "{function:#x}");
     }
-    for function in [0x8400_0005_u64, 0x8400_0007, 0x8400_000e, 0x8400_0012, 0xc600_0003, 0] {
+    for function in [0x8400_0005_u64, 0x8400_0007, 0x8400_000b, 0x8400_000e, 0x8400_0013, 0xc600_0003, 0] {
         assert_eq!(result(&mut world, vm, psci::PSCI_FEATURES, &[function]), NOT_SUPPORTED, "{function:#x}");
     }
     assert_eq!(result(&mut world, vm, psci::MIGRATE_INFO_TYPE, &[]), 2);
@@ -229,7 +264,10 @@ fn a_vcpu_turns_another_on_and_off() {
 
     let on = |world: &mut World, target, entry| result(world, vm, psci::CPU_ON_64, &[target, entry, 9]) as i64;
     assert_eq!(on(&mut world, 3, GUEST_ENTRY), psci::INVALID_PARAMETERS);
-    assert_eq!(on(&mut world, 1 << 31, GUEST_ENTRY), psci::INVALID_PARAMETERS);
+    for stray in 2..64 {
+        assert_eq!(on(&mut world, 1 << stray | 1, GUEST_ENTRY), psci::INVALID_PARAMETERS, "bit {stray}");
+        assert_eq!(affinity(&mut world, 1 << stray | 1), psci::INVALID_PARAMETERS, "bit {stray}");
+    }
     assert_eq!(on(&mut world, 2, GUEST_ENTRY + 1), psci::INVALID_ADDRESS);
     assert_eq!(on(&mut world, 2, 1 << 36), psci::INVALID_ADDRESS);
     assert_eq!(on(&mut world, 0, GUEST_ENTRY), psci::ALREADY_ON);
@@ -283,15 +321,19 @@ fn thirty_two_bit_calls_take_thirty_two_bits() {
 
 #[test]
 fn the_end_of_the_system_is_the_end_of_every_vcpu() {
-    for (function, reason) in [(psci::SYSTEM_OFF, ExitReason::SystemOff), (psci::SYSTEM_RESET, ExitReason::SystemReset)]
-    {
+    for (function, reason) in [
+        (psci::SYSTEM_OFF, ExitReason::SystemOff),
+        (psci::SYSTEM_RESET, ExitReason::SystemReset),
+        (psci::SYSTEM_RESET2_32, ExitReason::SystemReset),
+        (psci::SYSTEM_RESET2_64, ExitReason::SystemReset),
+    ] {
         let mut world = World::new();
         let vm = world.vm(RAM, true, 2);
         exits(&mut world, vm, 0, psci::CPU_ON_64, &[1, GUEST_ENTRY, 0], RunExit { data: 1, ..exit(ExitReason::CpuOn) });
         // vCPU 1 runs on another CPU, while vCPU 0 ends the system.
         let (mut cpu1, monitor, handle) = (world.cpu(1), world.monitor.clone(), u64::from(vm.handle.0));
         cpu1.guest_does(move |context| {
-            prepare(context, u64::from(function), &[]);
+            prepare(context, u64::from(function), &[0, 0]);
             trap(hvc(0))
         });
         world.cpu0.guest_does(move |_| {

@@ -12,12 +12,12 @@ fn the_interface_can_be_discovered() {
     let uid = world.smccc(hvc(0), u64::from(smccc::VENDOR_HYP_CALL_UID), &[]);
     assert_eq!(uid, smccc::uuid_words(FREEHOLD_UUID).map(u64::from));
     let revision = world.smccc(hvc(0), u64::from(smccc::VENDOR_HYP_REVISION), &[]);
-    assert_eq!(revision, [1, 2, 0, 0]);
+    assert_eq!(revision, [1, 3, 0, 0]);
     let count = world.smccc(hvc(0), u64::from(smccc::VENDOR_HYP_CALL_COUNT), &[]);
     assert_eq!(count[0], HostCall::ALL.len() as u64);
     let [version, bitmap, _] = world.call(HostCall::Version, &[]).unwrap();
-    assert_eq!(version, 1 << 16 | 2);
-    assert_eq!(bitmap, 0x7_ffff_0000 | 0b1_1111);
+    assert_eq!(version, 1 << 16 | 3);
+    assert_eq!(bitmap, 0x1f_ffff_0000 | 0b1_1111);
 }
 
 #[test]

@@ -152,6 +152,8 @@ impl Host {
             HostCall::VmShare => [handle, index, page, gfn, count, 2 * count - 1, 0],
             HostCall::VmUnshare => [handle, gfn, count, 0, 0, 0, 0],
             HostCall::VcpuRun => [handle, index, 0, 0, 0, 0, 0],
+            HostCall::VcpuGetRegister => [handle, index, page % 0x100, 0, 0, 0, 0],
+            HostCall::VcpuSetRegister => [handle, index, page % 0x100, count, 0, 0, 0],
             HostCall::VmTeardown | HostCall::VmFinalise => [handle, 0, 0, 0, 0, 0, 0],
             HostCall::VmReclaim => [handle, page, count, 0, 0, 0, 0],
         }

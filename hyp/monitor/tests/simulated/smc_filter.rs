@@ -134,7 +134,7 @@ fn without_firmware_nothing_is_passed_on() {
 
     let vm = world.protected_vm();
     world.cpu0.guest_does(|context| {
-        context.general.x[0] = u64::from(smccc::TRNG_RND64);
+        context.general.x[0] = u64::from(smccc::ARCH_WORKAROUND_1);
         trap(hvc(0))
     });
     world.cpu0.guest_does(|context| {

@@ -10,7 +10,7 @@ use alloc::format;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use ownership::GuestMemory;
-use ownership::annotation::Absence;
+use ownership::annotation::{Absence, is_device_mark};
 use ownership_spec::{Guest, Rights, Vm};
 use pgtable::stage2::Stage2Regime;
 use pgtable::{Leaf, TableFrames};
@@ -51,6 +51,8 @@ fn at(leaf: &Leaf<Stage2Regime>, gfn: Gfn, vm: Vm) -> Result<Option<At>, Disagre
         return match Absence::of(annotation) {
             Some(Absence::Poisoned) => Ok(Some(At::Poisoned)),
             Some(Absence::LentToHost(page)) => Ok(Some(At::LentOut(page))),
+            // The guest's own note, which keeps nothing away.
+            None if is_device_mark(annotation) => Ok(None),
             None => {
                 let seen = format!("says {annotation:?} at frame {gfn}, which means nothing");
                 Err(Disagreement::new(frame, None, Table::Guest(vm), seen))

@@ -1,7 +1,7 @@
 //! What a change to a guest's stage 2 takes, counted before anything is changed, and the change itself.
 
 use super::{check_numbers, must_be_done};
-use crate::annotation::Absence;
+use crate::annotation::{Absence, is_device_mark};
 use crate::environment::Environment;
 use crate::guest_memory::{GuestMemory, Software};
 use crate::ownership::table_error;
@@ -12,11 +12,9 @@ use core::ops::ControlFlow;
 use pgtable::geometry::{LAST_LEVEL, entry_size};
 use pgtable::{MapOptions, PageEntry, RawLeaf, Stage2Attributes, TableError, TableFrames};
 
-/// What a guest gets of memory that was cleaned for it: its first accesses may be made with caches off.
-const FOR_GUESTS: MapOptions = MapOptions { force_pages: false, replace_annotations: false, synchronise_caches: true };
-
-/// Memory that the guest had before, and gets back where it was.
-const AGAIN: MapOptions = MapOptions { replace_annotations: true, ..FOR_GUESTS };
+/// What a guest gets of memory that was cleaned for it: its first accesses may be made with caches off. What was noted at a
+/// frame that was found vacant is no more than a mark.
+const FOR_GUESTS: MapOptions = MapOptions { force_pages: false, replace_annotations: true, synchronise_caches: true };
 
 /// Devices have no caches.
 const FOR_DEVICES: MapOptions = MapOptions { synchronise_caches: false, ..FOR_GUESTS };
@@ -87,7 +85,7 @@ impl GuestMemory {
     fn check_vacant_range<E: TableFrames>(&self, env: &E, frames: Frames, output: PhysAddr) -> Result<(), Error> {
         let mut tables = 0_u64;
         let outcome = self.stage2.visit_raw(env, frames.start, frames.size, |leaf| {
-            if !leaf.is_vacant() {
+            if !leaf.is_vacant() && !leaf.annotation().is_some_and(is_device_mark) {
                 return ControlFlow::Break(());
             }
             if leaf.level < LAST_LEVEL {
@@ -154,7 +152,7 @@ impl GuestMemory {
             Some(software) if software != Software::Device.bits() => {
                 leaf.output_of(frames.start).ok_or(Error::NotMemory)
             }
-            None if leaf.annotation().is_some() => Err(Error::WrongState),
+            None if leaf.annotation().is_some_and(|annotation| !is_device_mark(annotation)) => Err(Error::WrongState),
             _ => Err(Error::NotMemory),
         }
     }
@@ -237,7 +235,7 @@ impl GuestMemory {
     pub(super) fn map_again<E: Environment>(&mut self, env: &mut E, gfn: Gfn, output: PhysAddr) {
         let Some(start) = gfn.checked_address() else { return };
         let attributes = Stage2Attributes::memory().with_software(Software::Owned.bits());
-        must_be_done(self.stage2.map(env, start, output, PAGE_SIZE, attributes, AGAIN));
+        must_be_done(self.stage2.map(env, start, output, PAGE_SIZE, attributes, FOR_GUESTS));
     }
 
     /// Leaves nothing at a range of the guest's but the reason, and lets nobody put anything there. There are enough cached

@@ -6,6 +6,7 @@
 
 mod call;
 mod device;
+mod device_mark;
 mod guest_guest;
 mod guest_host;
 mod guest_tables;

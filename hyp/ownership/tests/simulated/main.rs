@@ -5,6 +5,7 @@ mod abstraction;
 mod beside;
 mod blocks;
 mod common;
+mod device_marks;
 mod devices;
 mod faults;
 mod ghost;

@@ -9,4 +9,5 @@ mod options;
 mod placement;
 mod real_machines;
 mod refusals;
+mod seed;
 mod support;

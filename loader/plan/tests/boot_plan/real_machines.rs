@@ -121,9 +121,13 @@ fn check_host_tree(name: &str, original: &[u8], booted: &Booted) {
 
     let chosen = after.find_node("/chosen").unwrap();
     assert_eq!(dtoolkit::Node::children(chosen).count(), 0, "{name}");
-    for kept in ["rng-seed", "kaslr-seed", "stdout-path"] {
+    for kept in ["kaslr-seed", "stdout-path"] {
         assert_eq!(value(&after, "/chosen", kept), value(&before, "/chosen", kept), "{name}");
     }
+    let seed = value(&before, "/chosen", "rng-seed").unwrap();
+    assert_eq!(value(&after, "/chosen", "rng-seed").unwrap(), seed[seed.len() / 2..], "{name}: the host's half");
+    assert!(!booted.tree.windows(seed.len() / 2).any(|part| part == &seed[..seed.len() / 2]), "{name}: hyp's half");
+    assert_eq!(booted.info.seed(), None, "{name}: it goes where it lies in the end");
     let initrd = |end| value(&after, "/chosen", end).map(|bytes| be64(&bytes));
     let ramdisk = booted.modules.ramdisk;
     assert_eq!(initrd("linux,initrd-start"), ramdisk.map(|range| range.start.raw()), "{name}");
