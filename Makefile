@@ -30,7 +30,7 @@ OBJCOPY ?= aarch64-linux-gnu-objcopy
 IMAGE_TARGET := aarch64-unknown-none-softfloat
 PORTABLE_TARGET_DIRECTORY := $(or $(CARGO_TARGET_DIR),target)
 IMAGES := $(PORTABLE_TARGET_DIRECTORY)/$(IMAGE_TARGET)/release
-PAYLOADS := hello actor attacker spin fault pages registers smp
+PAYLOADS := hello actor attacker spin fault pages registers smp interrupts uart mmio calls watcher latency
 IMAGE_PACKAGES := hyp loader host payloads image-start
 
 # Relative to where tests run, a path means something else.
@@ -118,6 +118,7 @@ help:
 	@echo '  make fmt        format the source (CHECK=1 only checks)'
 	@echo '  make doc        the reference as HTML, warnings denied'
 	@echo '  make bench      instruction counts (needs valgrind) and times of the translation tables, beside another crate'"'"'s'
+	@echo '  make profile    where the instructions of exits of the guest `latency` (or GUEST=) go, by exception level and function'
 	@echo '  make fuzz       fuzz (needs cargo-fuzz): TARGET=ownership, what host and guests ask of hyp; TARGET=tables or'
 	@echo '                  TARGET=contents, the translation tables'
 	@echo '  make fuzz-seeds run every seed of the fuzz targets and every kept script once, without a fuzzer'
@@ -263,6 +264,23 @@ run-guests: check-guests build
 	@scripts/pack-guests pack '$(BUILD)' $(GUEST_WORDS)
 	@$(if $(GDB),scripts/say-how-to-debug $(BUILD))
 	$(QEMU_COMMAND)
+
+# Where the instructions of guests' exits go: guests as for run, `latency` unless the user names others, on a machine that counts
+# instructions, with the plugin in guest-tests/plugin.
+$(BUILD)/exception_levels.so: guest-tests/plugin/exception_levels.c
+	@mkdir -p $(@D)
+	cc -Wall -Wextra -O2 -shared -fPIC -o $@ $<
+
+.PHONY: profile
+profile: MEM = 1G
+profile: SMP = 2
+profile: BOOTARGS = scenario=guests report $(APPEND)
+profile: INITRD = $(BUILD)/run/guests.cpio
+profile: build $(BUILD)/exception_levels.so
+	@scripts/pack-guests pack '$(BUILD)' $(if $(NAMED_GUESTS),$(GUEST_WORDS),latency$(comma)memory=64M$(comma)cpus=2)
+	$(QEMU_COMMAND) -no-reboot -icount shift=0 \
+		-plugin $(BUILD)/exception_levels.so$(comma)out=$(BUILD)/run/counts < /dev/null > $(BUILD)/run/console
+	@$(CARGO) run $(LOCKED) --quiet -p guest-tests --bin profile -- $(BUILD)/run/counts $(BUILD)/run/console $(BUILD)
 
 # A script of calls (host/script): first on the simulated machine, then by the reference host against the real hyp. It
 # must come out as it says, and as the specification does, on both.

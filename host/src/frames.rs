@@ -3,7 +3,9 @@
 use abi::{PAGE_SIZE, Pfn, PhysAddr, PhysRange};
 use alloc::vec::Vec;
 use buddy_system_allocator::FrameAllocator;
+use core::arch::asm;
 use core::mem::ManuallyDrop;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 
@@ -50,7 +52,7 @@ impl Pages {
     /// `count` pages of zeroes.
     pub fn zeroed(count: u64) -> Option<Self> {
         let mut pages = Self::allocate(count)?;
-        pages.bytes().fill(0);
+        zero(pages.bytes());
         Some(pages)
     }
 
@@ -113,6 +115,39 @@ impl Given {
     /// All of them must be the host's again.
     pub unsafe fn returned(self) -> Pages {
         ManuallyDrop::into_inner(self.0)
+    }
+}
+
+/// Lines that [`zero`] zeroes between two looks at where it is.
+const LINES_AT_ONCE: usize = 16;
+
+/// Fills whole pages with zeroes: by DC ZVA (Arm ARM, section C5.3), where the CPU lets EL1 have it.
+fn zero(pages: &mut [u8]) {
+    let dczid: usize;
+    // SAFETY: reading DCZID_EL0 has no effect.
+    unsafe { asm!("mrs {0}, dczid_el0", out(reg) dczid, options(nomem, nostack, preserves_flags)) };
+    let is_prohibited = dczid & 1 << 4 != 0;
+    let line = 4 << (dczid & 0xf);
+    if is_prohibited || !pages.len().is_multiple_of(line * LINES_AT_ONCE) {
+        return pages.fill(0);
+    }
+    let Range { start, end } = pages.as_mut_ptr_range();
+    if start == end {
+        return;
+    }
+    // SAFETY: the lines are those of the slice, which is aligned to a page and thus to a line, and is normal memory.
+    unsafe {
+        asm!(
+            "2:",
+            ".rept {count}",
+            "dc zva, {place}",
+            "add {place}, {place}, {line}",
+            ".endr",
+            "cmp {place}, {end}",
+            "b.lo 2b",
+            place = inout(reg) start => _, line = in(reg) line, end = in(reg) end, count = const LINES_AT_ONCE,
+            options(nostack),
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use abi::host::{FREEHOLD_UUID, HostCall, VmHandle};
 use abi::run::{ExitReason, MAX_LIST_REGISTERS};
 use abi::smccc::{VENDOR_HYP_CALL_UID, uuid_words};
 use abi::{Error, Gfn, Ipa, Pfn, PhysAddr, PhysRange};
+use core::arch::asm;
 
 /// Makes a call with x1 to x7, and returns x1 to x3.
 ///
@@ -19,7 +20,13 @@ fn call<const N: usize>(function: HostCall, arguments: [u64; N]) -> Result<[u64;
     if status == 0 {
         return Ok(results);
     }
-    Err(Error::from_register(status).unwrap_or_else(|| panic!("{function:?} returned x0 = {status:#x}")))
+    Err(error(function, status))
+}
+
+/// The error that x0 says.
+#[cold]
+fn error(function: HostCall, status: u64) -> Error {
+    Error::from_register(status).unwrap_or_else(|| panic!("{function:?} returned x0 = {status:#x}"))
 }
 
 /// Makes a call with any arguments, and returns x0.
@@ -175,7 +182,18 @@ pub fn vm_unshare(handle: VmHandle, frame: Gfn, count: u64) -> Result<(), Error>
 
 /// `VCPU_RUN`.
 pub fn vcpu_run(handle: VmHandle, index: u64) -> Result<ExitReason, Error> {
-    let [reason, ..] = call(HostCall::VcpuRun, [handle.0.into(), index])?;
+    let (status, reason): (u64, u64);
+    // SAFETY: as `call` makes it, but without the registers that this call neither takes nor returns. Hyp and the guest leave
+    // the host's memory alone, but for the run page and what the guest shares, which are accessed by volatile accesses.
+    unsafe {
+        asm!("hvc #0", inout("x0") HostCall::VcpuRun as u64 => status, inout("x1") u64::from(handle.0) => reason,
+            inout("x2") index => _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
+            out("x9") _, out("x10") _, out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _,
+            out("x16") _, out("x17") _, options(nostack));
+    }
+    if status != 0 {
+        return Err(error(HostCall::VcpuRun, status));
+    }
     Ok(ExitReason::from_register(reason).unwrap_or_else(|| panic!("VCPU_RUN returned exit reason {reason}")))
 }
 

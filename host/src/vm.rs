@@ -349,10 +349,8 @@ impl Vm {
     }
 
     fn enter(&mut self, pages: &Pages, first: Gfn) {
-        for index in 0..pages.count() {
-            let (frame, page) = (Gfn::new(first.raw() + index), Pfn::new(pages.pfn().raw() + index));
-            self.map.insert(frame, page).expect("hyp takes a page, and gives a frame one, only once");
-        }
+        let entered = self.map.insert(first, pages.pfn(), pages.count());
+        entered.expect("hyp takes a page, and gives a frame one, only once");
     }
 
     /// Its name.

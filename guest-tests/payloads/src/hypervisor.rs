@@ -32,6 +32,11 @@ pub fn power_off() -> ! {
     }
 }
 
+/// True where a hypervisor is below that speaks KVM's vendor-hypervisor calls, with or without memory to share.
+pub fn is_present() -> bool {
+    call(numbers::VENDOR_HYP_CALL_UID, [0; 3]).map(|word| word as u32) == numbers::uuid_words(guest::KVM_UUID)
+}
+
 /// KVM's vendor-hypervisor calls, found to be there.
 #[derive(Clone, Copy, Debug)]
 pub struct KvmCalls {

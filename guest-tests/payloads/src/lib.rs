@@ -1,17 +1,21 @@
-//! What the payloads share: a small kernel for one CPU at EL1, without interrupts.
+//! What the payloads share: a small kernel at EL1, with interrupts for those that want them.
 //!
 //! A payload is an arm64 `Image` with a device tree in x0, so it runs as a guest and, for want of a hypervisor, directly
 //! on QEMU's `virt` board. [`payload!`] makes one out of a function.
 #![no_std]
 
 pub mod console;
+pub mod cpus;
+pub mod gic;
 pub mod hypervisor;
 pub mod memory;
+pub mod mmio;
 pub mod panic;
 pub mod platform;
 pub mod probe;
 pub mod report;
 pub mod secondary;
+pub mod timer;
 pub mod vectors;
 
 pub use image_start;

@@ -113,6 +113,14 @@ impl AddressSpace {
         self.map_itself(registers.raw()..registers.raw() + PAGE_SIZE, El1Attributes::device())
     }
 
+    /// Maps the device registers in `range`, in bytes, at their own addresses.
+    ///
+    /// # Errors
+    /// As [`map_device`](Self::map_device).
+    pub fn map_devices(&mut self, range: Range<u64>) -> Result<(), TableError> {
+        self.map_itself(range, El1Attributes::device())
+    }
+
     /// Turns the MMU and the caches on.
     pub fn activate(&self) {
         let Ok(tcr) = tcr_el1(Some(&CONFIG), None) else { panic!("the translation's configuration is not valid") };

@@ -17,6 +17,9 @@ pub enum Conduit {
     Smc = 2,
 }
 
+/// INTID of the first shared peripheral interrupt.
+const FIRST_SHARED_INTERRUPT: u32 = 32;
+
 /// The conduit for code that has no [`Platform`] at hand.
 static CONDUIT: AtomicU8 = AtomicU8::new(Conduit::None as u8);
 
@@ -34,6 +37,15 @@ pub fn conduit() -> Conduit {
     }
 }
 
+/// Where a GICv3's registers are, in bytes.
+#[derive(Clone, Debug)]
+pub struct GicRegions {
+    /// The distributor.
+    pub distributor: Range<u64>,
+    /// The redistributors of all CPUs.
+    pub redistributors: Range<u64>,
+}
+
 /// The machine, as far as payloads care.
 #[derive(Clone, Debug)]
 pub struct Platform {
@@ -43,6 +55,10 @@ pub struct Platform {
     pub device_tree: Range<u64>,
     /// The PL011.
     pub uart: Option<Ipa>,
+    /// INTID of the PL011's interrupt.
+    pub uart_interrupt: Option<u32>,
+    /// The GICv3.
+    pub gic: Option<GicRegions>,
     /// How to call PSCI, and whoever else answers.
     pub conduit: Conduit,
     /// How many CPUs there are.
@@ -67,13 +83,20 @@ impl Platform {
         let start = bank.starting_address as u64;
         let method =
             tree.find_node("/psci").and_then(|node| node.property("method")).and_then(|method| method.as_str());
+        let uart = tree.find_compatible(&["arm,pl011"]);
+        let gic = tree.find_compatible(&["arm,gic-v3"]).and_then(|node| {
+            let mut regions = node.reg()?.map(|region| {
+                let start = region.starting_address as u64;
+                start..start + region.size.unwrap_or(0) as u64
+            });
+            Some(GicRegions { distributor: regions.next()?, redistributors: regions.next()? })
+        });
         Self {
             memory: start..start + bank.size.unwrap_or(0) as u64,
             device_tree: address..address + tree.total_size() as u64,
-            uart: tree
-                .find_compatible(&["arm,pl011"])
-                .and_then(|node| node.reg()?.next())
-                .map(|registers| Ipa::new(registers.starting_address as u64)),
+            uart: uart.and_then(|node| node.reg()?.next()).map(|registers| Ipa::new(registers.starting_address as u64)),
+            uart_interrupt: uart.and_then(|node| shared_interrupt(node.property("interrupts")?.value)),
+            gic,
             conduit: match method {
                 Some("hvc") => Conduit::Hvc,
                 Some("smc") => Conduit::Smc,
@@ -92,4 +115,12 @@ impl Platform {
             u64::from_str_radix(digits, 16).ok()
         })
     }
+}
+
+/// INTID of the first interrupt of an `interrupts` property, if it is shared: cells 0, number, flags (Linux, device tree binding
+/// of arm,gic-v3).
+fn shared_interrupt(cells: &[u8]) -> Option<u32> {
+    let cell = |index: usize| Some(u32::from_be_bytes(*cells.get(index * 4..)?.first_chunk()?));
+    let shared = cell(0)? == 0;
+    cell(1).filter(|_| shared).map(|number| number + FIRST_SHARED_INTERRUPT)
 }

@@ -1,7 +1,7 @@
-//! A second CPU, started by PSCI CPU_ON, with the payload's translation tables and vectors.
+//! Other CPUs, started by PSCI CPU_ON, with the payload's translation tables and vectors.
 //!
-//! The [console](crate::console), [probes](crate::probe) and tables are the first CPU's alone: the second one only
-//! computes, makes calls and touches atomics.
+//! The [console](crate::console), [probes](crate::probe) and tables are the first CPU's alone: the others only compute, make
+//! calls and touch atomics and device registers.
 
 use crate::hypervisor::call_status;
 use crate::memory::{self, AddressSpace};
@@ -10,19 +10,21 @@ use abi::{PhysAddr, PhysRange, psci};
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 
-/// Bytes of the second CPU's stack.
+/// Most CPUs that a payload makes use of, by Aff0.
+pub const MAX_CPUS: usize = 8;
+/// Bytes of a secondary CPU's stack.
 const STACK_SIZE: usize = 16 << 10;
 
-/// What the second CPU runs: its argument, and SCTLR_EL1 as it was at the CPU's entry.
+/// What a secondary CPU runs: its argument, and SCTLR_EL1 as it was at the CPU's entry.
 pub type Main = extern "C" fn(argument: u64, sctlr_at_entry: u64) -> !;
 
 #[repr(C, align(16))]
 struct Stack(UnsafeCell<[u8; STACK_SIZE]>);
 
-// SAFETY: Only the second CPU touches it, through its stack pointer.
+// SAFETY: Only the CPU whose stack it is touches it, through its stack pointer.
 unsafe impl Sync for Stack {}
 
-static STACK: Stack = Stack(UnsafeCell::new([0; STACK_SIZE]));
+static STACKS: [Stack; MAX_CPUS] = [const { Stack(UnsafeCell::new([0; STACK_SIZE])) }; MAX_CPUS];
 
 /// What the entry code loads, MMU off. The assembly knows the layout.
 #[repr(C, align(64))]
@@ -35,14 +37,19 @@ struct Start {
     argument: u64,
 }
 
-/// The one [`Start`].
+/// A CPU's [`Start`].
 struct StartCell(UnsafeCell<Start>);
 
-// SAFETY: The first CPU writes it while the second is off, which reads it when it starts.
+// SAFETY: Whoever starts the CPU writes it while the CPU is off, which reads it when it starts.
 unsafe impl Sync for StartCell {}
 
-static START: StartCell =
-    StartCell(UnsafeCell::new(Start { translation: [0; 4], vectors: 0, stack_top: 0, main: 0, argument: 0 }));
+impl StartCell {
+    const fn new() -> Self {
+        Self(UnsafeCell::new(Start { translation: [0; 4], vectors: 0, stack_top: 0, main: 0, argument: 0 }))
+    }
+}
+
+static STARTS: [StartCell; MAX_CPUS] = [const { StartCell::new() }; MAX_CPUS];
 
 global_asm!(
     ".pushsection .text.secondary, \"ax\"",
@@ -87,17 +94,21 @@ pub fn entry() -> u64 {
 
 /// Turns the CPU of affinity `target` on, to run `main` with `argument`. Returns what PSCI does.
 ///
+/// # Panics
+/// Where Aff0 of `target` is [`MAX_CPUS`] or more.
+///
 /// # Safety
-/// No CPU but the caller's may be on, or be about to come on by an earlier call of this.
+/// The CPU must be off, and nobody else may be about to turn it on by a call of this.
 pub unsafe fn start(space: &AddressSpace, target: u64, main: Main, argument: u64) -> i64 {
+    let index = (target & 0xff) as usize;
     let start = Start {
         translation: space.registers(),
         vectors: vectors::table(),
-        stack_top: STACK.0.get() as u64 + STACK_SIZE as u64,
+        stack_top: STACKS[index].0.get() as u64 + STACK_SIZE as u64,
         main: main as usize as u64,
         argument,
     };
-    let place = START.0.get();
+    let place = STARTS[index].0.get();
     // SAFETY: By the caller's promise the CPU that reads it is off.
     unsafe { place.write(start) };
     let first = PhysAddr::new(place as u64);

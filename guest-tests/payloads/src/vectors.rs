@@ -1,5 +1,5 @@
-//! Exception vectors. An exception that a [probe](crate::probe) provokes is noted and passed over; any other ends the
-//! payload with a message.
+//! Exception vectors. An exception that a [probe](crate::probe) provokes is noted and passed over, and an interrupt goes to the
+//! [handler](set_interrupt_handler), if there is one; any other exception ends the payload with a message.
 
 use crate::{hypervisor, println};
 use abi::report::Line;
@@ -9,6 +9,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// PSTATE to go on with after a probe: EL1 with SP_EL1, everything masked (Arm ARM, SPSR_EL1).
 const SPSR_EL1H_MASKED: u64 = 0x3c5;
+
+/// What the vector of an interrupt from EL1 with SP_EL1 puts into x0.
+const VECTOR_INTERRUPT: u64 = 6;
 
 /// What the vectors and a probe tell each other. The assembly knows the layout.
 #[repr(C)]
@@ -20,6 +23,15 @@ struct Recovery {
     esr: AtomicU64,
     far: AtomicU64,
     elr: AtomicU64,
+}
+
+/// Who takes interrupts: a `fn()`, or 0. The assembly reads it.
+static INTERRUPT_HANDLER: AtomicU64 = AtomicU64::new(0);
+
+/// Has `handler` called for each interrupt from EL1 with SP_EL1, on whichever CPU it comes, with interrupts masked. It must not
+/// use FP.
+pub fn set_interrupt_handler(handler: extern "C" fn()) {
+    INTERRUPT_HANDLER.store(handler as usize as u64, Ordering::Release);
 }
 
 static RECOVERY: Recovery = Recovery {
@@ -44,7 +56,12 @@ global_asm!(
     ".endr",
     "payload_exception:",
     "    str x2, [sp, #16]",
-    "    adrp x1, {recovery}",
+    "    sub x1, x0, #{interrupt}",
+    "    cbnz x1, 1f",
+    "    adrp x1, {handler}",
+    "    ldr x1, [x1, :lo12:{handler}]",
+    "    cbnz x1, payload_interrupt",
+    "1:  adrp x1, {recovery}",
     "    add x1, x1, :lo12:{recovery}",
     "    ldr x2, [x1]",
     "    cbz x2, 2f",
@@ -65,8 +82,41 @@ global_asm!(
     "    mrs x2, far_el1",
     "    mrs x3, elr_el1",
     "    b {unexpected}",
+    "payload_interrupt:",
+    "    sub sp, sp, #160",
+    "    stp x3, x4, [sp]",
+    "    stp x5, x6, [sp, #16]",
+    "    stp x7, x8, [sp, #32]",
+    "    stp x9, x10, [sp, #48]",
+    "    stp x11, x12, [sp, #64]",
+    "    stp x13, x14, [sp, #80]",
+    "    stp x15, x16, [sp, #96]",
+    "    stp x17, x18, [sp, #112]",
+    "    stp x29, x30, [sp, #128]",
+    "    mrs x2, elr_el1",
+    "    mrs x3, spsr_el1",
+    "    stp x2, x3, [sp, #144]",
+    "    blr x1",
+    "    ldp x2, x3, [sp, #144]",
+    "    msr elr_el1, x2",
+    "    msr spsr_el1, x3",
+    "    ldp x3, x4, [sp]",
+    "    ldp x5, x6, [sp, #16]",
+    "    ldp x7, x8, [sp, #32]",
+    "    ldp x9, x10, [sp, #48]",
+    "    ldp x11, x12, [sp, #64]",
+    "    ldp x13, x14, [sp, #80]",
+    "    ldp x15, x16, [sp, #96]",
+    "    ldp x17, x18, [sp, #112]",
+    "    ldp x29, x30, [sp, #128]",
+    "    add sp, sp, #160",
+    "    ldr x2, [sp, #16]",
+    "    ldp x0, x1, [sp], #32",
+    "    eret",
     ".popsection",
     recovery = sym RECOVERY,
+    handler = sym INTERRUPT_HANDLER,
+    interrupt = const VECTOR_INTERRUPT,
     spsr = const SPSR_EL1H_MASKED,
     unexpected = sym unexpected,
 );

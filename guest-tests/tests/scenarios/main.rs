@@ -6,6 +6,8 @@
 mod bare;
 mod cost;
 mod ghost;
+mod guests;
+mod latency;
 mod linux;
 mod reference;
 mod refusals;
@@ -51,7 +53,9 @@ fn main() {
     scripted::add(&mut suite);
     self_tests::add(&mut suite);
     ghost::add(&mut suite);
+    guests::add(&mut suite);
     linux::add(&mut suite);
     cost::add(&mut suite);
+    latency::add(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }

@@ -29,7 +29,7 @@ pub(crate) fn add(suite: &mut Suite) {
 }
 
 /// A file's entry of a newc archive, in front of others (cpio(5)).
-fn entry(name: &str, content: &[u8]) -> Vec<u8> {
+pub(crate) fn entry(name: &str, content: &[u8]) -> Vec<u8> {
     let padded = |mut bytes: Vec<u8>| {
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes
@@ -43,7 +43,7 @@ fn entry(name: &str, content: &[u8]) -> Vec<u8> {
 }
 
 /// The guests' ramdisk with one more file. `test` names the copy.
-fn ramdisk_with(bench: &Bench, test: &str, name: &str, content: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn ramdisk_with(bench: &Bench, test: &str, name: &str, content: &str) -> Result<PathBuf, Failure> {
     let guests = bench.images.guests()?;
     let path = bench.scratch.join(format!("{test}.cpio"));
     let mut archive = entry(name, content.as_bytes());

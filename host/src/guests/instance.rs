@@ -116,6 +116,11 @@ impl Instance {
         self.ending.lock().get_or_insert(ending);
     }
 
+    /// True once its end has been noted.
+    pub fn has_ended(&self) -> bool {
+        self.ending.lock().is_some()
+    }
+
     /// How it ended.
     pub fn ending(&self) -> Ending {
         self.ending.lock().unwrap_or(Ending::Quit)

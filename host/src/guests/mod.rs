@@ -2,11 +2,12 @@
 
 mod devices;
 mod instance;
+mod pry;
 mod runner;
 mod scheduler;
 mod terminal;
 
-use crate::guest_console::GuestConsole;
+use crate::guest_console::{GuestConsole, Spoken};
 use crate::hypercall::{self, InterruptInfo};
 use crate::ramdisk::Ramdisk;
 use crate::vm::{Setup, VmError};
@@ -27,6 +28,9 @@ use vmm::multiplexer::Input;
 /// The ramdisk's list of guests.
 const CONFIG: &str = "guests.conf";
 
+/// How many bytes are taken from the user at once: what the UART holds.
+const INPUT_AT_ONCE: usize = 16;
+
 /// A guest, whichever life of it.
 struct Guest {
     config: GuestConfig<'static>,
@@ -37,6 +41,8 @@ struct Guest {
     ending: Mutex<Option<Ending>>,
     /// What the user has typed and its console has had no room for.
     typed: Mutex<VecDeque<u8>>,
+    /// What it said, where that goes into the host's report.
+    spoken: Arc<Mutex<Spoken>>,
 }
 
 /// All of them.
@@ -49,6 +55,8 @@ struct Guests {
     reports: bool,
     /// A guest that resets itself starts again.
     restarts: bool,
+    /// One CPU tries to read what the guests were given.
+    pries: bool,
     /// A bit for each guest that is to be ended by whoever comes first.
     ended: AtomicU64,
 }
@@ -73,8 +81,9 @@ impl Guest {
 }
 
 /// Runs the guests that the ramdisk lists until the last has ended. With `reports`, what they say goes into the host's report,
-/// line by line, and none starts again. False where one could not be run, or came to a bad end.
-pub fn run(ramdisk: Ramdisk, reports: bool) -> bool {
+/// line by line, and none starts again. With `pries`, one of several CPUs tries to read their memory meanwhile. False where one
+/// could not be run, or came to a bad end.
+pub fn run(ramdisk: Ramdisk, reports: bool, pries: bool) -> bool {
     let interrupts = match hypercall::interrupt_info() {
         Ok(info) => info,
         Err(error) => return complain(&format!("INTERRUPT_INFO: {error}")),
@@ -91,8 +100,16 @@ pub fn run(ramdisk: Ramdisk, reports: bool) -> bool {
     let counts: Vec<usize> = guests.iter().map(|guest| guest.config.cpus as usize).collect();
     let terminal = Terminal::new(guests.iter().map(|guest| guest.config.name));
     let scheduler = Arc::new(Scheduler::new(&counts));
-    let guests =
-        Guests { guests, scheduler, terminal, interrupts, reports, restarts: !reports, ended: AtomicU64::new(0) };
+    let guests = Guests {
+        guests,
+        scheduler,
+        terminal,
+        interrupts,
+        reports,
+        restarts: !reports,
+        pries,
+        ended: AtomicU64::new(0),
+    };
     guests.run_all()
 }
 
@@ -113,6 +130,7 @@ impl Guest {
             instance: Mutex::new(None),
             ending: Mutex::new(None),
             typed: Mutex::default(),
+            spoken: Arc::default(),
         })
     }
 }
@@ -126,7 +144,12 @@ impl Guests {
             }
         }
         let cpus: Vec<_> = smp::online().collect();
-        smp::run_on(&cpus, || self.scheduler.work(|id| self.run(id), || self.between()));
+        smp::run_on(&cpus, || {
+            if self.is_prying() {
+                return self.pry();
+            }
+            self.scheduler.work(|id| self.run(id), || self.between());
+        });
         self.guests.iter().all(|guest| matches!(*guest.ending.lock(), Some(Ending::Off | Ending::Quit | Ending::Reset)))
     }
 
@@ -135,7 +158,7 @@ impl Guests {
         let guest = &self.guests[index];
         let config = &guest.config;
         let console = if self.reports {
-            Console::Report(GuestConsole::new(config.name, Arc::default()))
+            Console::Report(GuestConsole::new(config.name, guest.spoken.clone()))
         } else {
             Console::Terminal(self.terminal.clone(), index)
         };
@@ -169,6 +192,9 @@ impl Guests {
         let ending = instance.ending();
         let exits = instance.exits();
         let outcome = instance.take_apart();
+        if let Some((passed, _)) = guest.spoken.lock().end {
+            report::value(&format!("{name}.checks"), passed.into());
+        }
         let what = match outcome {
             Ok(returned) => {
                 if self.reports {
@@ -196,8 +222,8 @@ impl Guests {
         self.scheduler.remove();
     }
 
-    /// What is to be done between two exits: ends guests that are to end, and passes on what the user has typed.
-    fn between(&self) {
+    /// Ends the guests that are to end.
+    fn end_guests(&self) {
         let mut ended = self.ended.swap(0, Ordering::AcqRel);
         while ended != 0 {
             let index = ended.trailing_zeros() as usize;
@@ -206,26 +232,33 @@ impl Guests {
             }
             ended &= ended - 1;
         }
+    }
+
+    /// What is to be done now and then: ends guests that are to end, and passes on what the user has typed.
+    fn between(&self) {
+        self.end_guests();
         if !core::ptr::eq(cpu::current(), &cpu::all()[0]) {
             return;
         }
-        for guest in &self.guests {
-            guest.deliver();
-        }
-        match self.terminal.input() {
-            Input::Nothing => {}
-            Input::Byte(index, byte) => {
-                let Some(guest) = self.guests.get(index) else { return };
-                guest.typed.lock().push_back(byte);
-            }
-            Input::Quit => {
-                for (index, guest) in self.guests.iter().enumerate() {
-                    if let Some(instance) = &*guest.instance.lock() {
-                        instance.end(Ending::Quit);
-                        self.ended.fetch_or(1 << (index % 64), Ordering::Release);
+        for _ in 0..INPUT_AT_ONCE {
+            match self.terminal.input() {
+                Input::Nothing => break,
+                Input::Byte(index, byte) => {
+                    let Some(guest) = self.guests.get(index) else { continue };
+                    guest.typed.lock().push_back(byte);
+                }
+                Input::Quit => {
+                    for (index, guest) in self.guests.iter().enumerate() {
+                        if let Some(instance) = &*guest.instance.lock() {
+                            instance.end(Ending::Quit);
+                            self.ended.fetch_or(1 << (index % 64), Ordering::Release);
+                        }
                     }
                 }
             }
+        }
+        for guest in &self.guests {
+            guest.deliver();
         }
     }
 }

@@ -87,24 +87,34 @@ impl Guests {
     pub(super) fn run(&self, id: VcpuId) {
         let instance = self.guests[id.guest].instance();
         let page = instance.run_page(id.vcpu);
-        let ticks = cpu::current().ticks();
-        let count = self.interrupts.list_registers;
+        let cpu = cpu::current();
+        let ticks = cpu.ticks();
+        let mut last_look = ticks;
         let mut registers = [0; MAX_LIST_REGISTERS];
         let mut physical_deadline = NO_DEADLINE;
-        let mut is_active = false;
-        let mut is_known = false;
+        let mut is_active = None;
+        let mut lines = None;
+        // How many list registers the guest has something in, and how many the run page may. Most exits have to do with no
+        // interrupt: then both are 0, and the interrupt controller is left alone.
+        let mut in_use = 0;
+        let mut in_page = self.interrupts.list_registers;
+        let mut is_news = true;
         loop {
             // From here to the exit no interrupt is taken: a kick stays pending, and brings the guest out at once.
             arm_gic::irq_disable();
-            self.scheduler.clear_kick(id);
-            let (control, in_use) = instance.gic.with(|gic| {
-                let control = gic.fill(id.vcpu, &mut registers);
-                (control, gic.virtual_timer_in_use(id.vcpu))
-            });
-            page.load(&registers[..count], control);
-            if in_use || is_active || !is_known {
-                interrupt::set_guest_timer_active(in_use);
-                (is_active, is_known) = (in_use, true);
+            if self.scheduler.take_kick(id) || is_news {
+                is_news = false;
+                let (control, with_timer) = instance.gic.with(|gic| {
+                    let control = gic.fill(id.vcpu, &mut registers);
+                    in_use = gic.loaded_count(id.vcpu);
+                    (control, gic.virtual_timer_in_use(id.vcpu))
+                });
+                page.load(&registers[..in_use.max(in_page)], control);
+                in_page = in_use;
+                if with_timer || is_active != Some(false) {
+                    interrupt::set_guest_timer_active(with_timer);
+                    is_active = Some(with_timer);
+                }
             }
             interrupt::set_event(self.scheduler.earliest().min(physical_deadline));
             let result = hypercall::vcpu_run(instance.handle, id.vcpu as u64);
@@ -118,17 +128,25 @@ impl Guests {
                     break;
                 }
             };
-            page.save(&mut registers[..count]);
-            let lines = Page::read(field!(page, timer_lines));
-            instance.gic.with(|gic| {
-                gic.fold(id.vcpu, &registers);
-                gic.set_private_line(id.vcpu, VIRTUAL_TIMER_INTERRUPT, lines & VIRTUAL_TIMER_LINE != 0);
-                gic.set_private_line(id.vcpu, PHYSICAL_TIMER_INTERRUPT, lines & PHYSICAL_TIMER_LINE != 0);
-            });
-            physical_deadline = Page::read(field!(page, physical_deadline));
+            let lines_now = Page::read(field!(page, timer_lines));
+            if in_use != 0 || lines != Some(lines_now) {
+                page.save(&mut registers[..in_use]);
+                instance.gic.with(|gic| {
+                    gic.fold(id.vcpu, &registers);
+                    gic.set_private_line(id.vcpu, VIRTUAL_TIMER_INTERRUPT, lines_now & VIRTUAL_TIMER_LINE != 0);
+                    gic.set_private_line(id.vcpu, PHYSICAL_TIMER_INTERRUPT, lines_now & PHYSICAL_TIMER_LINE != 0);
+                });
+                lines = Some(lines_now);
+                is_news = true;
+            }
+            // One that has come is the interrupt controller's business by now; set again, it would bring the guest out for ever.
+            physical_deadline = match lines_now & PHYSICAL_TIMER_LINE {
+                0 => Page::read(field!(page, physical_deadline)),
+                _ => NO_DEADLINE,
+            };
             page.respond(0);
             // An interrupt that was loaded and does not end a WFI is one that the guest masks.
-            let masks = registers[..count].iter().any(|register| register >> 62 & 1 != 0);
+            let masks = registers[..in_use].iter().any(|register| register >> 62 & 1 != 0);
             let then = match reason {
                 ExitReason::Wait => self.wait(id, &instance, page, masks),
                 _ => self.serve(id, &instance, page, reason, ticks),
@@ -139,7 +157,13 @@ impl Guests {
                 Then::Abort => page.respond(abi::run::RESPONSE_ABORT),
                 Then::Away => return,
             }
-            self.between();
+            // The user's typing, and guests that are to end, are looked after at each tick.
+            if reason == ExitReason::Interrupt || cpu.ticks() != last_look {
+                last_look = cpu.ticks();
+                self.between();
+            } else if self.ended.load(Ordering::Relaxed) != 0 {
+                self.end_guests();
+            }
         }
         drop(instance);
         self.scheduler.end(id.guest);

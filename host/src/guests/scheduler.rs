@@ -38,7 +38,6 @@ struct Guest {
     /// order.
     turned_on_early: Vec<bool>,
     running: usize,
-    has_ended: bool,
 }
 
 struct Queue {
@@ -53,6 +52,8 @@ pub struct Scheduler {
     queue: Mutex<Queue>,
     /// By guest and vCPU: something has changed that the vCPU is to see before it is entered, or waits, again.
     kicked: Vec<Vec<AtomicBool>>,
+    /// By guest: it has ended. Changed under the lock, and read without it after every exit.
+    ended: Vec<AtomicBool>,
     /// How many are ready, how many guests live, and the earliest deadline of one that waits: what an idle CPU looks at, with
     /// interrupts masked and without the lock.
     ready: AtomicUsize,
@@ -75,13 +76,13 @@ impl Scheduler {
             states: (0..count).map(|_| State::Off).collect(),
             turned_on_early: (0..count).map(|_| false).collect(),
             running: 0,
-            has_ended: false,
         };
         let flags = |&count: &usize| (0..count).map(|_| AtomicBool::new(false)).collect();
         let queue = Queue { guests: vcpus.iter().map(guest).collect(), ready: VecDeque::new(), live: vcpus.len() };
         let scheduler = Self {
             queue: Mutex::new(queue),
             kicked: vcpus.iter().map(flags).collect(),
+            ended: vcpus.iter().map(|_| AtomicBool::new(false)).collect(),
             ready: AtomicUsize::new(0),
             live: AtomicUsize::new(vcpus.len()),
             earliest: AtomicU64::new(NO_DEADLINE),
@@ -113,6 +114,11 @@ impl Scheduler {
         }
         interrupt::set_event(NO_DEADLINE);
         cpu::all().iter().filter(|cpu| cpu.is_online()).for_each(|cpu| interrupt::wake(cpu.mpidr()));
+    }
+
+    /// True while there is a guest that has not gone for good.
+    pub fn is_any_alive(&self) -> bool {
+        self.live.load(Ordering::Acquire) != 0
     }
 
     /// True where an idle CPU finds something to do.
@@ -179,9 +185,10 @@ impl Scheduler {
         }
     }
 
-    /// Notes that the vCPU is about to see all that has changed.
-    pub fn clear_kick(&self, id: VcpuId) {
-        self.kicked[id.guest][id.vcpu].store(false, Ordering::SeqCst);
+    /// Notes that the vCPU is about to see all that has changed. True where something has, since the last time.
+    pub fn take_kick(&self, id: VcpuId) -> bool {
+        let kicked = &self.kicked[id.guest][id.vcpu];
+        kicked.load(Ordering::SeqCst) && kicked.swap(false, Ordering::SeqCst)
     }
 
     /// Has the vCPU look at its guest's interrupt controller again: it comes out if it runs, and stops waiting if it waits.
@@ -200,7 +207,7 @@ impl Scheduler {
     /// The vCPU, which the calling CPU runs, waits until `deadline`. False where it was kicked, and goes on.
     pub fn wait(&self, id: VcpuId, deadline: u64) -> bool {
         let mut queue = self.queue.lock();
-        if self.kicked[id.guest][id.vcpu].load(Ordering::SeqCst) || queue.guests[id.guest].has_ended {
+        if self.kicked[id.guest][id.vcpu].load(Ordering::SeqCst) || self.has_ended(id.guest) {
             return false;
         }
         Self::stop_running(&mut queue, id, State::Waiting(deadline));
@@ -211,7 +218,7 @@ impl Scheduler {
     /// The vCPU, which the calling CPU runs, lets others run first. False where there are none.
     pub fn give_way(&self, id: VcpuId) -> bool {
         let mut queue = self.queue.lock();
-        if queue.ready.is_empty() || queue.guests[id.guest].has_ended {
+        if queue.ready.is_empty() || self.has_ended(id.guest) {
             return false;
         }
         Self::stop_running(&mut queue, id, State::Ready);
@@ -234,7 +241,7 @@ impl Scheduler {
         let mut queue = self.queue.lock();
         let guest = &mut queue.guests[id.guest];
         match guest.states[id.vcpu] {
-            _ if guest.has_ended => {}
+            _ if self.has_ended(id.guest) => {}
             State::Off => self.make_ready(&mut queue, id),
             _ => guest.turned_on_early[id.vcpu] = true,
         }
@@ -254,7 +261,7 @@ impl Scheduler {
     /// none runs: then nobody has anything to do with the guest any more but the caller.
     pub fn end(&self, guest: usize) -> bool {
         let mut queue = self.queue.lock();
-        if core::mem::replace(&mut queue.guests[guest].has_ended, true) {
+        if self.ended[guest].swap(true, Ordering::SeqCst) {
             return false;
         }
         queue.ready.retain(|id| id.guest != guest);
@@ -279,16 +286,15 @@ impl Scheduler {
 
     /// True where the guest has ended.
     pub fn has_ended(&self, guest: usize) -> bool {
-        self.queue.lock().guests[guest].has_ended
+        self.ended[guest].load(Ordering::SeqCst)
     }
 
     /// The guest starts anew.
     pub fn restart(&self, guest: usize) {
         {
             let mut queue: MutexGuard<'_, Queue> = self.queue.lock();
-            let guest = &mut queue.guests[guest];
-            guest.has_ended = false;
-            guest.turned_on_early.fill(false);
+            self.ended[guest].store(false, Ordering::SeqCst);
+            queue.guests[guest].turned_on_early.fill(false);
         }
         self.turn_on(VcpuId { guest, vcpu: 0 });
     }

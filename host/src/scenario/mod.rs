@@ -6,6 +6,7 @@ mod attacks_guest;
 mod calls;
 mod cost;
 mod demand;
+mod forged;
 mod machine;
 mod many;
 mod memory;
@@ -107,12 +108,16 @@ pub fn run(context: &Context) -> ! {
         "cost" => cost::run(context),
         "preempt" => preempt::run(context),
         "demand" => demand::run(context),
+        "forged" => forged::run(context),
         "neighbours" => neighbours::run(context),
         "registers" => registers::run(context),
         "replay" => replay::run(context),
         "shared" => shared::run(context),
         "guests" => {
-            let all_well = crate::guests::run(context.ramdisk, spoken_guests(context));
+            let all_well = {
+                let pries = context.machine.argument("pry").is_some();
+                crate::guests::run(context.ramdisk, spoken_guests(context), pries)
+            };
             report::check("guests-ended-well", all_well, format_args!(""));
         }
         "torture" => torture::run(context),

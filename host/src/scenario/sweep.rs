@@ -10,13 +10,8 @@ use alloc::format;
 const ARGUMENTS: usize = 7;
 
 /// Calls that succeed whatever their arguments are, or with some of those that are tried.
-const HARMLESS: [HostCall; 5] = [
-    HostCall::Version,
-    HostCall::MemoryInfo,
-    HostCall::InterruptInfo,
-    HostCall::VmSizes,
-    HostCall::VmReserve,
-];
+const HARMLESS: [HostCall; 5] =
+    [HostCall::Version, HostCall::MemoryInfo, HostCall::InterruptInfo, HostCall::VmSizes, HostCall::VmReserve];
 
 /// See the module. The host's memory starts at a page number that is not tried.
 pub fn run(carve_out: PhysRange) {

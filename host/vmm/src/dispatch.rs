@@ -66,9 +66,11 @@ impl<T> RangeTable<T> {
         let end = address.checked_add(width)?;
         let holds = |entry: &Entry<T>| entry.start <= address && end <= entry.end;
         if !self.entries.get(self.last).is_some_and(holds) {
-            self.last = self.after(address);
+            let at = self.after(address);
+            self.entries.get(at).filter(|entry| holds(entry))?;
+            self.last = at;
         }
-        let entry = self.entries.get_mut(self.last).filter(|entry| holds(entry))?;
+        let entry = self.entries.get_mut(self.last)?;
         Some((&mut entry.value, address.offset_from(entry.start)?))
     }
 

@@ -76,6 +76,10 @@ pub fn emulate(access: SystemRegisterAccess, context: &mut VcpuContext, id: &IdR
 }
 
 fn read(register: SystemRegister, context: &VcpuContext, id: &IdRegisters, ipa_bits: u32) -> Option<u64> {
+    // By far the most frequent, where it traps: EL0 asks it for the sizes of cache lines.
+    if register == CTR_EL0 {
+        return Some(id.ctr_el0);
+    }
     if is_feature_register(register) {
         return Some(read_feature_register(register, id, ipa_bits));
     }
@@ -84,7 +88,6 @@ fn read(register: SystemRegister, context: &VcpuContext, id: &IdRegisters, ipa_b
     }
     match register {
         REVIDR_EL1 | AIDR_EL1 | ACTLR_EL1 => Some(0),
-        CTR_EL0 => Some(id.ctr_el0),
         CLIDR_EL1 => Some(CLIDR_ONE_LEVEL),
         CSSELR_EL1 => Some(context.csselr_el1),
         CCSIDR_EL1 => Some(cache_geometry(id.ctr_el0)),

@@ -209,7 +209,7 @@ pub struct VcpuContext {
     pub timer: TimerRegisters,
     /// The physical timer, which is emulated.
     pub physical_timer: PhysicalTimer,
-    /// CSSELR_EL1, which traps (HCR_EL2.TID2): the CPU never holds it.
+    /// CSSELR_EL1, which traps (HCR_EL2.TID2 or TID4): the CPU never holds it.
     pub csselr_el1: u64,
     /// The virtual CPU interface of the interrupt controller. Only where the CPU has its system registers.
     pub interrupts: InterruptRegisters,

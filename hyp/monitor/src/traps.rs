@@ -265,7 +265,6 @@ fn guest_hcr(features: &CpuFeatures) -> u64 {
         | hcr::BSU_INNER
         | hcr::TWI_TWE
         | hcr::TID1
-        | hcr::TID2
         | hcr::TID3
         | hcr::TSC
         | hcr::TIDCP
@@ -277,7 +276,9 @@ fn guest_hcr(features: &CpuFeatures) -> u64 {
         (features.ras, hcr::TERR | hcr::TEA),
         (features.pauth, hcr::APK_API),
         (features.fwb, hcr::FWB),
+        // What TID2 traps but CTR_EL0, which a guest reads often and is given as it is.
         (features.evt, hcr::TID4),
+        (!features.evt, hcr::TID2),
         (features.mte, hcr::TID5),
     ] {
         if present {
@@ -406,8 +407,10 @@ mod tests {
         for features in [CpuFeatures::default(), everything()] {
             let controls = guest(&features);
             assert_eq!(controls.cptr_el2 & !(1 << 30), 0x0010_37ff, "SVE, SME, FP, trace");
-            let always = 1 | 0b111 << 3 | 0b11 << 13 | 0b111 << 16 | 1 << 19 | 0b111 << 20 | 1 << 31;
+            let always = 1 | 0b111 << 3 | 0b11 << 13 | 0b101 << 16 | 1 << 19 | 0b111 << 20 | 1 << 31;
             assert_eq!(controls.hcr_el2 & always, always, "VM, interrupts, WFx, IDs, SMC, TIDCP, TACR, TSW, RW");
+            let cache_ids = (controls.hcr_el2 >> 17 & 1, controls.hcr_el2 >> 49 & 1);
+            assert_eq!(cache_ids, if features.evt { (0, 1) } else { (1, 0) }, "TID2 or TID4");
             let never = 1 << 27 | 1 << 34 | 1 << 47 | 1 << 53 | 1 << 56;
             assert_eq!(controls.hcr_el2 & never, 0, "TGE, E2H, FIEN, ENSCXT, ATA");
             assert_eq!(controls.hcrx_el2 & !hcrx::MSCEN, 0);

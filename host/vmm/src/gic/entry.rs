@@ -1,8 +1,8 @@
 //! What goes into the list registers at the entry of a vCPU, and what comes out of them at its exit.
 
-use super::Gic;
 use super::bank::bit;
 use super::list_register::{is_active, is_pending};
+use super::{Gic, bank_index};
 use abi::run::{MAX_LIST_REGISTERS, NOTIFY_NONE_PENDING, NOTIFY_UNDERFLOW};
 
 /// An interrupt that is to be loaded.
@@ -23,29 +23,29 @@ pub(super) struct Loaded {
     interrupts: [Candidate; MAX_LIST_REGISTERS],
 }
 
-/// The best candidates so far, in order; of equals the first that was offered.
-struct Selection {
-    best: [Candidate; MAX_LIST_REGISTERS],
-    count: usize,
+/// The best candidates so far, in order; of equals the first that was offered. They are where they will stay.
+struct Selection<'a> {
+    best: &'a mut Loaded,
     limit: usize,
     /// There were more than `limit`.
     overflow: bool,
 }
 
-impl Selection {
+impl Selection<'_> {
     fn offer(&mut self, candidate: Candidate) {
         let mut carried = candidate;
         let mut shifting = false;
-        for place in self.best.iter_mut().take(self.count) {
+        let Loaded { count, interrupts } = &mut *self.best;
+        for place in interrupts.iter_mut().take(*count) {
             shifting |= carried.rank < place.rank;
             if shifting {
                 core::mem::swap(place, &mut carried);
             }
         }
-        match self.best.get_mut(self.count) {
-            Some(place) if self.count < self.limit => {
+        match interrupts.get_mut(*count) {
+            Some(place) if *count < self.limit => {
                 *place = carried;
-                self.count += 1;
+                *count += 1;
             }
             _ => self.overflow = true,
         }
@@ -54,14 +54,14 @@ impl Selection {
 
 impl Gic {
     /// Fills the list registers of `vcpu`, which is about to be entered, and returns the run page's `interrupt_control`.
-    /// Registers beyond those that the CPU has are left alone. What `registers` holds is folded first, if it has not been:
-    /// so nothing is lost where an entry was refused.
+    /// What is not used is zero. What `registers` holds is folded first, if it has not been: so nothing is lost where an
+    /// entry was refused.
     ///
     /// With more interrupts than registers, active ones go first, then the higher priorities; the vCPU comes back for the
     /// others when it has few left, has taken all that it can take, or ends an active one.
     pub fn fill(&mut self, vcpu: usize, registers: &mut [u64; MAX_LIST_REGISTERS]) -> u64 {
         self.fold(vcpu, registers);
-        registers.iter_mut().take(self.list_registers).for_each(|register| *register = 0);
+        *registers = [0; MAX_LIST_REGISTERS];
         let Some(state) = self.vcpus.get(vcpu) else { return 0 };
         self.kicks &= !(1 << vcpu);
         if state.waiting | state.held == 0 { 0 } else { self.load(vcpu, registers) }
@@ -78,10 +78,11 @@ impl Gic {
     #[inline(never)]
     fn unload(&mut self, vcpu: usize, registers: &[u64; MAX_LIST_REGISTERS]) {
         let Some(state) = self.vcpus.get_mut(vcpu) else { return };
-        let Loaded { count, interrupts } = core::mem::take(&mut state.loaded);
+        let count = core::mem::take(&mut state.loaded.count);
         // What comes back of its own registers is no news to this vCPU.
         let news = self.kicks & 1 << vcpu;
-        for (interrupt, register) in interrupts.iter().zip(registers).take(count) {
+        for (place, register) in registers.iter().enumerate().take(count) {
+            let Some(interrupt) = self.loaded_at(vcpu, place) else { continue };
             let bank = self.bank_index(vcpu, interrupt.summary.into());
             let index = interrupt.index.into();
             self.change(bank, |bank| {
@@ -92,14 +93,23 @@ impl Gic {
         self.kicks = self.kicks & !(1 << vcpu) | news;
     }
 
-    /// The interrupts to load for `vcpu`.
-    fn select(&self, vcpu: usize) -> Selection {
-        let limit = self.list_registers;
-        let mut selection =
-            Selection { best: [Candidate::default(); MAX_LIST_REGISTERS], count: 0, limit, overflow: false };
-        let Some(state) = self.vcpus.get(vcpu) else { return selection };
+    /// How many list registers [`fill`](Gic::fill) has filled for `vcpu`; 0 once they have been folded.
+    pub fn loaded_count(&self, vcpu: usize) -> usize {
+        self.vcpus.get(vcpu).map_or(0, |state| state.loaded.count)
+    }
+
+    /// What list register `place` of `vcpu` was last filled with.
+    fn loaded_at(&self, vcpu: usize, place: usize) -> Option<Candidate> {
+        self.vcpus.get(vcpu)?.loaded.interrupts.get(place).copied()
+    }
+
+    /// Chooses the interrupts to load for `vcpu`, of which nothing is yet. True where there are more than fit.
+    fn select(&mut self, vcpu: usize) -> bool {
+        let private_banks = self.vcpus.len();
+        let Some(state) = self.vcpus.get_mut(vcpu) else { return false };
+        let mut selection = Selection { best: &mut state.loaded, limit: self.list_registers, overflow: false };
         for summary in ones(state.waiting | state.held) {
-            let Some(bank) = self.banks.get(self.bank_index(vcpu, summary.into())) else { continue };
+            let Some(bank) = self.banks.get(bank_index(private_banks, vcpu, summary.into())) else { continue };
             let Some(lane) = bank.lane(vcpu) else { continue };
             let waiting = bank.ready(self.groups) & lane.routed;
             for index in ones(waiting | lane.held) {
@@ -108,20 +118,21 @@ impl Gic {
                 selection.offer(Candidate { rank, summary, index });
             }
         }
-        selection
+        selection.overflow
     }
 
     /// Loads what is to be loaded for `vcpu`, of which nothing is yet.
     #[inline(never)]
     fn load(&mut self, vcpu: usize, registers: &mut [u64; MAX_LIST_REGISTERS]) -> u64 {
-        let selection = self.select(vcpu);
+        let overflow = self.select(vcpu);
+        let count = self.loaded_count(vcpu);
         let mut some_pending = false;
-        for (interrupt, register) in selection.best.iter().zip(registers.iter_mut()).take(selection.count) {
+        for (place, register) in registers.iter_mut().enumerate().take(count) {
+            let Some(interrupt) = self.loaded_at(vcpu, place) else { continue };
             let index = self.bank_index(vcpu, interrupt.summary.into());
-            let crowded = selection.overflow;
             let bank = self.banks.get_mut(index);
             let Some(list_register) =
-                bank.and_then(|bank| bank.load(vcpu, interrupt.index.into(), self.groups, crowded))
+                bank.and_then(|bank| bank.load(vcpu, interrupt.index.into(), self.groups, overflow))
             else {
                 continue;
             };
@@ -129,21 +140,23 @@ impl Gic {
             *register = list_register.encode();
             self.settle(index, 0);
         }
-        if let Some(state) = self.vcpus.get_mut(vcpu) {
-            state.loaded = Loaded { count: selection.count, interrupts: selection.best };
-        }
-        if !selection.overflow {
+        if !overflow {
             return 0;
         }
         // Either condition must not hold at once, or the guest would never run: ICH_HCR_EL2.UIE asks for at most one register
         // in use, NPIE for none that is pending.
-        let underflow = if selection.count > 1 { NOTIFY_UNDERFLOW } else { 0 };
+        let underflow = if count > 1 { NOTIFY_UNDERFLOW } else { 0 };
         underflow | if some_pending { NOTIFY_NONE_PENDING } else { 0 }
     }
 }
 
 /// The numbers of the bits that are set, lowest first.
 fn ones(word: u32) -> impl Iterator<Item = u8> {
-    let next = |rest: &u32| Some(rest & rest.wrapping_sub(1));
-    core::iter::successors(Some(word), next).take_while(|rest| *rest != 0).map(|rest| rest.trailing_zeros() as u8)
+    let mut rest = word;
+    core::iter::from_fn(move || {
+        let lowest = rest.trailing_zeros() as u8;
+        let is_none = rest == 0;
+        rest &= rest.wrapping_sub(1);
+        (!is_none).then_some(lowest)
+    })
 }

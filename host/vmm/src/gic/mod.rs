@@ -232,14 +232,13 @@ impl Gic {
         let Some(bank) = self.banks.get(index) else { return };
         let summary = bank.summary();
         let ready = bank.ready(self.groups);
-        let Some(vcpus) = self.vcpus.get_mut(bank.first_vcpu()..) else { return };
-        let mut kick = 1 << bank.first_vcpu();
-        for (state, lane) in vcpus.iter_mut().zip(bank.lanes()) {
+        for (index, lane) in bank.lanes().iter().enumerate() {
+            let vcpu = bank.first_vcpu() + index;
+            let Some(state) = self.vcpus.get_mut(vcpu) else { return };
             let waiting = ready & lane.routed;
             if touched & (waiting | lane.loaded) != 0 {
-                self.kicks |= kick;
+                self.kicks |= 1 << vcpu;
             }
-            kick <<= 1;
             let held = lane.held & !lane.loaded;
             state.waiting = if waiting != 0 { state.waiting | summary } else { state.waiting & !summary };
             state.held = if held != 0 { state.held | summary } else { state.held & !summary };
@@ -248,7 +247,7 @@ impl Gic {
 
     /// Which bank bit `summary` of the summaries of `vcpu` stands for.
     fn bank_index(&self, vcpu: usize, summary: usize) -> usize {
-        if summary == 0 { vcpu } else { self.vcpus.len() + summary - 1 }
+        bank_index(self.vcpus.len(), vcpu, summary)
     }
 
     /// Where the SPI `intid` is: its bank and its bit there.
@@ -256,6 +255,11 @@ impl Gic {
         let spi = usize::try_from(intid.checked_sub(FIRST_SPI)?).ok().filter(|spi| *spi < self.routes.len())?;
         Some((self.vcpus.len() + spi / INTERRUPTS, intid % 32))
     }
+}
+
+/// The same, where there are so many `private_banks`.
+const fn bank_index(private_banks: usize, vcpu: usize, summary: usize) -> usize {
+    if summary == 0 { vcpu } else { private_banks + summary - 1 }
 }
 
 /// The affinity of vCPU `index`, one byte a level, as GICR_TYPER and GICD_IROUTER have it below bit 32.

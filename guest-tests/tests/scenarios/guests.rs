@@ -1,0 +1,266 @@
+//! Guests with interrupts, side by side on the reference host's scheduler: payloads that try their devices and their calls, and
+//! Debian's kernels; and a host that forges what it hands to hyp.
+//!
+//! A few combinations stand for all. With `FREEHOLD_MATRIX=whole` every one is run.
+
+use crate::scripted::entry;
+use crate::{Bench, Suite};
+use guest_tests::{Failure, Machine, Transcript};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// CPU models that all of it must run on.
+const CPUS: [&str; 3] = ["cortex-a53", "cortex-a76", "max"];
+/// RAM that host, hyp and their tables have besides the guests and the ramdisk, in MiB.
+const HOST_MEBIBYTES: u64 = 768;
+/// RAM of a payload, in MiB.
+const PAYLOAD_MEBIBYTES: u64 = 16;
+/// RAM of Linux, in MiB.
+const LINUX_MEBIBYTES: u64 = 256;
+/// How long payloads may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long Linux may take on a busy machine, with all of its tests.
+const PATIENCE_LINUX: Duration = Duration::from_secs(1200);
+
+/// What Linux does with several CPUs, but for its end.
+const LINUX_TESTS: [&str; 6] = ["online", "interrupts", "cpu", "memory", "fork", "hotplug"];
+
+/// One machine: which guest on it, and how.
+#[derive(Clone, Copy)]
+struct Shape {
+    protected: bool,
+    vcpus: u32,
+    cpus: u32,
+    model: &'static str,
+}
+
+impl Shape {
+    const fn new(protected: bool, vcpus: u32, cpus: u32, model: &'static str) -> Self {
+        Self { protected, vcpus, cpus, model }
+    }
+
+    fn name(&self) -> String {
+        let Self { protected, vcpus, cpus, model } = self;
+        let kind = if *protected { "protected" } else { "not_protected" };
+        format!("{kind}::{vcpus}vcpu::{cpus}cpu::{model}")
+    }
+
+    /// Every combination.
+    fn all() -> impl Iterator<Item = Self> {
+        let kinds = [true, false].into_iter();
+        kinds.flat_map(|protected| {
+            [1, 2, 4].into_iter().flat_map(move |vcpus| {
+                [1, 2, 4]
+                    .into_iter()
+                    .flat_map(move |cpus| CPUS.into_iter().map(move |model| Self { protected, vcpus, cpus, model }))
+            })
+        })
+    }
+}
+
+/// Payloads, how many checks each makes at least, and the last of them.
+const PAYLOADS: [(&str, u64, &str); 4] = [
+    ("interrupts", 60, "no-strays"),
+    ("uart", 12, "empty-again"),
+    ("mmio", 65, "not-emulable.device-as-it-was"),
+    ("calls", 40, "arguments-kept"),
+];
+
+/// What stands for every combination: each value of each axis, and more vCPUs than CPUs.
+const PAYLOAD_SHAPES: [Shape; 4] = [
+    Shape::new(true, 1, 1, "cortex-a53"),
+    Shape::new(false, 2, 1, "max"),
+    Shape::new(true, 4, 2, "max"),
+    Shape::new(false, 4, 4, "cortex-a53"),
+];
+
+/// The same for Linux, with its version and what it does.
+const LINUX_SHAPES: [(&str, Shape, &[&str]); 5] = [
+    ("6.12", Shape::new(true, 2, 2, "max"), &LINUX_TESTS),
+    ("6.12", Shape::new(true, 1, 1, "cortex-a53"), &["online"]),
+    ("6.12", Shape::new(true, 4, 2, "cortex-a76"), &["online"]),
+    ("6.12", Shape::new(false, 2, 2, "cortex-a53"), &["online"]),
+    ("6.1", Shape::new(true, 2, 2, "cortex-a76"), &["online"]),
+];
+
+pub(crate) fn add(suite: &mut Suite) {
+    let whole = std::env::var("FREEHOLD_MATRIX").is_ok_and(|value| value == "whole");
+    for (cpu, cpus) in [("cortex-a53", 2), ("max", 1), ("max", 4)] {
+        suite.add(format!("forged::{cpu}::{cpus}cpu"), move |bench| forged(bench, cpu, cpus));
+    }
+    for (payload, least, last) in PAYLOADS {
+        let few = if matches!(payload, "mmio" | "uart") { 2 } else { PAYLOAD_SHAPES.len() };
+        let shapes = if whole { Shape::all().collect() } else { PAYLOAD_SHAPES[..few].to_vec() };
+        for shape in shapes {
+            suite.add(format!("guest::{payload}::{}", shape.name()), move |bench| {
+                runs_payload(bench, payload, shape, least, last)
+            });
+        }
+    }
+    let has_6_1 = suite.bench.images.linux_6_1();
+    if let Err(reason) = &has_6_1 {
+        eprintln!("linux_guest::6.1 is left out: {reason}");
+    }
+    let shapes: Vec<(&'static str, Shape, &'static [&'static str])> = if whole {
+        ["6.12", "6.1"]
+            .into_iter()
+            .flat_map(|version| Shape::all().map(move |shape| (version, shape, tests(shape))))
+            .collect()
+    } else {
+        LINUX_SHAPES.to_vec()
+    };
+    for (version, shape, tests) in shapes {
+        if version != "6.1" || has_6_1.is_ok() {
+            suite.add(format!("linux_guest::{version}::{}", shape.name()), move |bench| {
+                runs_linux(bench, version, shape, tests)
+            });
+        }
+    }
+    suite.add("linux_guest::reboot", reboot);
+    suite.add("linux_guest::two", two);
+    suite.add("linux_guest::pry", pry);
+}
+
+/// All of Linux's tests, where it has the CPUs for them.
+fn tests(shape: Shape) -> &'static [&'static str] {
+    if shape.vcpus > 1 { &LINUX_TESTS } else { &LINUX_TESTS[..5] }
+}
+
+/// A file of the ramdisk, by its name there.
+type File = (&'static str, PathBuf);
+
+/// A guest as a line of the ramdisk's list describes it (`scripts/pack-guests`).
+fn guest(name: &str, files: &str, mebibytes: u64, shape: Shape, append: &str) -> String {
+    let Shape { protected, vcpus, .. } = shape;
+    let (memory, protected) = (mebibytes << 20, u8::from(protected));
+    format!("name={name} {files} memory={memory} cpus={vcpus} protected={protected} append={append}\n")
+}
+
+/// The host in the scenario `guests` with these guests, which take so much RAM together. `test` names the ramdisk.
+fn machine(
+    bench: &Bench,
+    test: &str,
+    guests: &str,
+    files: &[File],
+    mebibytes: u64,
+    more: &str,
+) -> Result<Machine, Failure> {
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let mut archive = entry("guests.conf", guests.as_bytes());
+    for (name, path) in files {
+        archive.extend(entry(name, &read(path)?));
+    }
+    archive.extend(read(&bench.images.guests()?)?);
+    let path = bench.scratch.join(format!("{}.cpio", test.replace("::", "-")));
+    std::fs::write(&path, &archive).map_err(|error| format!("{}: {error}", path.display()))?;
+    let total = HOST_MEBIBYTES + mebibytes + (archive.len() as u64 >> 20);
+    let machine = Machine::new(bench.images.freehold()?)
+        .append("freehold.log=info")
+        .host(bench.images.host()?, &format!("scenario=guests report{more}"))
+        .initrd(path)
+        .memory(u32::try_from(total.next_multiple_of(1024)).unwrap_or(u32::MAX));
+    Ok(machine)
+}
+
+/// The host forges; what it forges is refused or has no effect. What needs another CPU is tried where there is one.
+fn forged(bench: &Bench, cpu: &str, cpus: u32) -> Result<(), Failure> {
+    let run = crate::reference::machine(bench, "forged")?.cpu(cpu).cpus(cpus).run()?;
+    run.completed("forged", 120)?.ended_well()?.never_says("panic")?;
+    for check in ["watcher.no-forbidden-interrupt", "watcher.no-odd-answer", "exits-expose-nothing"] {
+        run.check(check)?;
+    }
+    if cpus > 1 {
+        run.check("both-while-changing")?.check("busy-while-it-runs")?.check("never-taken-apart-while-it-runs")?;
+        let seen = run.value("watcher.interrupts")?;
+        run.require(seen != 0, "the guest took none of the interrupts that it may take")?;
+    }
+    Ok(())
+}
+
+fn runs_payload(bench: &Bench, payload: &str, shape: Shape, least: u64, last: &str) -> Result<(), Failure> {
+    let line = guest(payload, &format!("image={payload}"), PAYLOAD_MEBIBYTES, shape, "");
+    let test = format!("guest::{payload}::{}", shape.name());
+    let machine = machine(bench, &test, &line, &[], PAYLOAD_MEBIBYTES, "")?;
+    let run = machine.cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE).run()?;
+    ended(&run)?.never_says("panic")?.check(&format!("{payload}.{last}"))?;
+    let checks = run.value(&format!("{payload}.checks"))?;
+    run.require(checks >= least, format!("{payload} made {checks} checks, not {least}"))?;
+    Ok(())
+}
+
+/// The guests have ended by themselves, and nothing failed.
+fn ended(run: &Transcript) -> Result<&Transcript, Failure> {
+    run.completed("guests", 3)?.ended_well()?.never_says("Kernel panic")?.check("guests-ended-well")
+}
+
+/// The files of a Linux guest.
+fn linux_files(bench: &Bench, version: &str) -> Result<[File; 2], Failure> {
+    let kernel = if version == "6.1" { bench.images.linux_6_1()? } else { bench.images.linux()? };
+    Ok([("linux.image", kernel), ("linux.initrd", bench.images.linux_guest_initrd()?)])
+}
+
+fn linux_line(name: &str, shape: Shape, tests: &[&str]) -> String {
+    let append = format!("console=ttyAMA0 panic=-1 freehold.test={}", tests.join(","));
+    guest(name, "image=linux.image initrd=linux.initrd", LINUX_MEBIBYTES, shape, &append)
+}
+
+/// The checks of Linux's tests have passed, and there are no more and no fewer of them.
+fn linux_passed(run: &Transcript, name: &str, shape: Shape, tests: &[&str]) -> Result<(), Failure> {
+    for test in tests {
+        run.check(&format!("{name}.{test}"))?;
+    }
+    let checks = run.value(&format!("{name}.checks"))?;
+    run.require(checks == tests.len() as u64, format!("{name} made {checks} checks"))?;
+    if tests.contains(&"online") {
+        let online = run.value(&format!("{name}.online"))?;
+        run.require(online == u64::from(shape.vcpus), format!("{name} has {online} CPUs"))?;
+    }
+    run.check(&format!("{name}.pages-wiped"))?;
+    Ok(())
+}
+
+fn runs_linux(bench: &Bench, version: &str, shape: Shape, tests: &[&str]) -> Result<(), Failure> {
+    let test = format!("linux_guest::{version}::{}", shape.name());
+    let files = linux_files(bench, version)?;
+    let machine = machine(bench, &test, &linux_line("linux", shape, tests), &files, LINUX_MEBIBYTES, "")?;
+    let run = machine.cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
+    ended(&run)?.says("guest linux: powered off")?;
+    linux_passed(&run, "linux", shape, tests)
+}
+
+/// A guest that resets itself has ended, where none starts again.
+fn reboot(bench: &Bench) -> Result<(), Failure> {
+    let shape = Shape::new(true, 2, 1, "max");
+    let line = linux_line("linux", shape, &["online", "reboot"]);
+    let machine = machine(bench, "linux_guest::reboot", &line, &linux_files(bench, "6.12")?, LINUX_MEBIBYTES, "")?;
+    let run = machine.cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
+    ended(&run)?.says("guest linux: reset")?;
+    linux_passed(&run, "linux", shape, &["online"])
+}
+
+/// Two at once, with as many vCPUs as there are CPUs each.
+fn two(bench: &Bench) -> Result<(), Failure> {
+    let shape = Shape::new(true, 2, 2, "max");
+    let tests = ["online", "cpu"];
+    let lines = linux_line("one", shape, &tests) + &linux_line("other", shape, &tests);
+    let machine = machine(bench, "linux_guest::two", &lines, &linux_files(bench, "6.12")?, 2 * LINUX_MEBIBYTES, "")?;
+    let run = machine.cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
+    ended(&run)?;
+    linux_passed(&run, "one", shape, &tests)?;
+    linux_passed(&run, "other", shape, &tests)
+}
+
+/// While it runs, another CPU of the host's tries to read every page that it was given, over and over.
+fn pry(bench: &Bench) -> Result<(), Failure> {
+    let shape = Shape::new(true, 2, 2, "max");
+    let tests = ["online", "fork"];
+    let line = linux_line("linux", shape, &tests);
+    let machine = machine(bench, "linux_guest::pry", &line, &linux_files(bench, "6.12")?, LINUX_MEBIBYTES, " pry")?;
+    let run = machine.cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
+    ended(&run)?.check("prying-aborts")?.check("prying-reads-nothing")?;
+    linux_passed(&run, "linux", shape, &tests)?;
+    let pried = run.value("pried-pages")?;
+    // Linux has a few ten thousand pages.
+    run.require(pried >= 10_000, format!("only {pried} pages were tried"))?;
+    Ok(())
+}
