@@ -19,7 +19,7 @@ const GICD_CTLR: u64 = 0x0000;
 const CTLR_ARE: u32 = 1 << 4;
 /// GICD_CTLR: both groups' enables.
 const CTLR_ENABLE_GROUPS: u32 = 0b11;
-/// GICD_IROUTER<n>, 8 bytes each.
+/// `GICD_IROUTER<n>`, 8 bytes each.
 const GICD_IROUTER: u64 = 0x6000;
 /// GICR_TYPER.
 const GICR_TYPER: u64 = 0x0008;
@@ -40,21 +40,21 @@ const SGI_BASE: u64 = 0x1_0000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Bits {
-    /// GICD_IGROUPR<n>, GICR_IGROUPR0.
+    /// `GICD_IGROUPR<n>`, GICR_IGROUPR0.
     Group = 0x080,
-    /// GICD_ISENABLER<n>, GICR_ISENABLER0.
+    /// `GICD_ISENABLER<n>`, GICR_ISENABLER0.
     SetEnable = 0x100,
-    /// GICD_ICENABLER<n>, GICR_ICENABLER0.
+    /// `GICD_ICENABLER<n>`, GICR_ICENABLER0.
     ClearEnable = 0x180,
-    /// GICD_ISPENDR<n>, GICR_ISPENDR0.
+    /// `GICD_ISPENDR<n>`, GICR_ISPENDR0.
     SetPending = 0x200,
-    /// GICD_ICPENDR<n>, GICR_ICPENDR0.
+    /// `GICD_ICPENDR<n>`, GICR_ICPENDR0.
     ClearPending = 0x280,
-    /// GICD_ISACTIVER<n>, GICR_ISACTIVER0.
+    /// `GICD_ISACTIVER<n>`, GICR_ISACTIVER0.
     SetActive = 0x300,
 }
 
-/// GICD_IPRIORITYR<n>, GICR_IPRIORITYR<n>: a byte for each interrupt.
+/// `GICD_IPRIORITYR<n>`, `GICR_IPRIORITYR<n>`: a byte for each interrupt.
 const IPRIORITYR: u64 = 0x400;
 
 /// The controller.

@@ -17,14 +17,14 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 const ENTRIES: u64 = 20_000;
 const ENTRIES_DONE: u64 = 500;
 
-/// ICH_LR<n>_EL2.State: pending, active.
+/// `ICH_LR<n>_EL2`.State: pending, active.
 const PENDING: u64 = 1 << 62;
 const ACTIVE: u64 = 1 << 63;
-/// ICH_LR<n>_EL2.HW.
+/// `ICH_LR<n>_EL2`.HW.
 const HW: u64 = 1 << 61;
-/// ICH_LR<n>_EL2.Group and a priority, as every interrupt here has them.
+/// `ICH_LR<n>_EL2`.Group and a priority, as every interrupt here has them.
 const GROUP_AND_PRIORITY: u64 = 1 << 60 | 0xa0 << 48;
-/// ICH_LR<n>_EL2.pINTID.
+/// `ICH_LR<n>_EL2`.pINTID.
 const PHYSICAL_SHIFT: u32 = 32;
 
 /// A list register that is as it should be.
