@@ -72,6 +72,9 @@ impl Page {
 /// How long a vCPU waits at most that masks what is pending.
 const MASKED_WAIT_MICROSECONDS: u64 = 1000;
 
+/// How long another CPU may take to serve the exit by which a guest has ended: long on a machine whose CPUs share one.
+const PATIENCE_MICROSECONDS: u64 = 30_000_000;
+
 /// What becomes of a vCPU after an exit was served.
 enum Then {
     /// It goes on.
@@ -121,8 +124,8 @@ impl Guests {
             arm_gic::irq_enable();
             let reason = match result {
                 Ok(reason) => reason,
-                // Another vCPU has ended the guest; its exit says how.
-                Err(Error::WrongState | Error::VmGone) if self.scheduler.has_ended(id.guest) => break,
+                // Another vCPU has ended the guest. Hyp knows that before the host does: the exit that says how may be on its way.
+                Err(Error::WrongState) if self.ends_soon(id.guest) => break,
                 Err(error) => {
                     instance.end(Ending::Refused("VCPU_RUN", error));
                     break;
@@ -252,6 +255,18 @@ impl Guests {
             | ExitReason::Accepted
             | ExitReason::Ended => Then::Again,
         }
+    }
+
+    /// True where the guest has ended, or does so within [`PATIENCE_MICROSECONDS`].
+    fn ends_soon(&self, guest: usize) -> bool {
+        let start = interrupt::microseconds();
+        while !self.scheduler.has_ended(guest) {
+            if interrupt::microseconds() - start > PATIENCE_MICROSECONDS {
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+        true
     }
 
     /// The guest waits for an interrupt. Where it `masks` one that is pending, whether another would end the wait cannot be known
