@@ -94,7 +94,7 @@ impl Guests {
         let ticks = cpu.ticks();
         let mut last_look = ticks;
         let mut registers = [0; MAX_LIST_REGISTERS];
-        let mut physical_deadline = NO_DEADLINE;
+        let mut physical_deadline = self.physical_deadline(id, &instance, page);
         let mut is_active = None;
         let mut lines = None;
         // How many list registers the guest has something in, and how many the run page may. Most exits have to do with no
@@ -257,6 +257,22 @@ impl Guests {
         }
     }
 
+    /// When the physical timer of a vCPU that is to run again asserts its interrupt, if it has not by now: then it does, which the
+    /// vCPU's last exit could not tell.
+    fn physical_deadline(&self, id: VcpuId, instance: &Instance, page: Page) -> u64 {
+        let deadline = Page::read(field!(page, physical_deadline));
+        let is_told = Page::read(field!(page, timer_lines)) & PHYSICAL_TIMER_LINE != 0;
+        // A page that hyp has not written to yet is zero.
+        if deadline == 0 || is_told {
+            return NO_DEADLINE;
+        }
+        if deadline > interrupt::counter() {
+            return deadline;
+        }
+        instance.gic.with(|gic| gic.set_private_line(id.vcpu, PHYSICAL_TIMER_INTERRUPT, true));
+        NO_DEADLINE
+    }
+
     /// True where the guest has ended, or does so within [`PATIENCE_MICROSECONDS`].
     fn ends_soon(&self, guest: usize) -> bool {
         let start = interrupt::microseconds();
@@ -272,8 +288,11 @@ impl Guests {
     /// The guest waits for an interrupt. Where it `masks` one that is pending, whether another would end the wait cannot be known
     /// here: it is asked again soon.
     fn wait(&self, id: VcpuId, instance: &Instance, page: Page, masks: bool) -> Then {
-        let (virtual_timer, physical) = (field!(page, virtual_deadline), field!(page, physical_deadline));
-        let mut deadline = Page::read(virtual_timer).min(Page::read(physical));
+        // A timer that asserts its interrupt and could wake the guest by it has made it pending.
+        let lines = Page::read(field!(page, timer_lines));
+        let of = |line, deadline| if lines & line != 0 { NO_DEADLINE } else { Page::read(deadline) };
+        let virtual_deadline = of(VIRTUAL_TIMER_LINE, field!(page, virtual_deadline));
+        let mut deadline = virtual_deadline.min(of(PHYSICAL_TIMER_LINE, field!(page, physical_deadline)));
         if instance.gic.with(|gic| gic.has_pending(id.vcpu)) {
             if !masks {
                 return Then::Again;

@@ -226,9 +226,13 @@ impl Scheduler {
         true
     }
 
-    /// The vCPU, which the calling CPU runs, is off. False where another has turned it on again by now.
+    /// The vCPU, which the calling CPU runs, is off. False where another has turned it on again by now, or has ended the guest:
+    /// then it is to [`leave`](Self::leave).
     pub fn turn_off(&self, id: VcpuId) -> bool {
         let mut queue = self.queue.lock();
+        if self.has_ended(id.guest) {
+            return false;
+        }
         if core::mem::take(&mut queue.guests[id.guest].turned_on_early[id.vcpu]) {
             return false;
         }

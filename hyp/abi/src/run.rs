@@ -81,7 +81,8 @@ exit_reasons! {
 pub const MAX_LIST_REGISTERS: usize = 16;
 
 /// [`RunPage::response`]: nothing is at the IPA of the MMIO access or memory fault that the last exit reported; the guest takes
-/// an external abort there. Without this bit the access is answered, or made again.
+/// an external abort there, or where a call of its own named the IPA, the call is refused. Without this bit the access is
+/// answered, or access and call are made again.
 pub const RESPONSE_ABORT: u64 = 1 << 0;
 
 /// [`RunPage::interrupt_control`]: exit as soon as at most one list register is in use (ICH_HCR_EL2.UIE), since the host has

@@ -200,6 +200,8 @@ pub struct CpuFeatures {
     pub gic_system_registers: bool,
     /// What that interface can do for guests.
     pub gic: GicFeatures,
+    /// CTR_EL0, which guests may read of the CPU itself.
+    pub ctr_el0: u64,
     /// AArch32 at EL0.
     pub aarch32_el0: bool,
     /// AArch32 at EL1.
@@ -279,6 +281,7 @@ impl CpuFeatures {
             pmu_counters: if pmu { id.pmcr_el0 >> 11 & 0x1f } else { 0 },
             gic_system_registers: field(id.id_aa64pfr0_el1, 24) != 0,
             gic: GicFeatures::from_id_registers(id),
+            ctr_el0: id.ctr_el0,
             aarch32_el0: field(id.id_aa64pfr0_el1, 0) == 2,
             aarch32_el1: field(id.id_aa64pfr0_el1, 4) == 2,
         }

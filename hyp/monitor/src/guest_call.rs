@@ -133,7 +133,7 @@ fn kvm_memory_call(
             context.general.set_x(0, smccc::SUCCESS as u64);
             Outcome::Exit(exit(ipa))
         }
-        Err(error) => call_again(context, ipa, error).unwrap_or_else(|| answer(context, INVALID_PARAMETER as u64)),
+        Err(error) => refuse(context, ipa, error, INVALID_PARAMETER as u64),
     }
 }
 
@@ -143,16 +143,16 @@ pub(crate) fn named_page(call: &Call) -> Option<Ipa> {
     Some(Ipa::new(ipa)).filter(|ipa| ipa.is_aligned(PAGE_SIZE))
 }
 
-/// Where the host can mend why a call was refused, it is asked to, and the guest makes its call again: memory may be
-/// where none is yet, and pages for tables may be missing.
-pub(crate) fn call_again(context: &mut VcpuContext, ipa: Ipa, refusal: Error) -> Option<Outcome> {
-    let exit = match refusal {
-        Error::NotMemory if ipa >= DEVICE_IPA_LIMIT => Exit::MemoryFault { ipa, write: true },
-        Error::OutOfMemory => Exit::TopUp,
-        _ => return None,
+/// Answers a call that was refused with `result`. But where the host can mend why, it is asked to, and the guest makes its call
+/// again: memory may be where none is yet, and pages for tables may be missing.
+pub(crate) fn refuse(context: &mut VcpuContext, ipa: Ipa, refusal: Error, result: u64) -> Outcome {
+    let outcome = match refusal {
+        Error::NotMemory if ipa >= DEVICE_IPA_LIMIT => Outcome::Ask(Exit::MemoryFault { ipa, write: true }, result),
+        Error::OutOfMemory => Outcome::Exit(Exit::TopUp),
+        _ => return answer(context, result),
     };
     make_again(context);
-    Some(Outcome::Exit(exit))
+    outcome
 }
 
 /// Has the guest make its call again, at once where this is the outcome.

@@ -1,7 +1,7 @@
 //! The MMIO guard: a protected guest says where it takes devices to be, so that the host cannot make it hand over elsewhere what
 //! it means for memory. The numbers are those of Android's pKVM.
 
-use crate::guest_call::{answer, call_again, named_page};
+use crate::guest_call::{answer, named_page, refuse};
 use crate::guest_exit::Outcome;
 use crate::mmio::DEVICE_IPA_LIMIT;
 use crate::platform::Platform;
@@ -40,6 +40,6 @@ fn device_page(call: &Call) -> Option<Ipa> {
 fn report(context: &mut VcpuContext, ipa: Ipa, result: Result<(), Error>) -> Outcome {
     match result {
         Ok(()) => answer(context, SUCCESS as u64),
-        Err(error) => call_again(context, ipa, error).unwrap_or_else(|| answer(context, INVALID_PARAMETER as u64)),
+        Err(error) => refuse(context, ipa, error, INVALID_PARAMETER as u64),
     }
 }

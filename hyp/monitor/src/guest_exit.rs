@@ -4,7 +4,7 @@ use crate::exit::Exit;
 use crate::guest_timer::Effect;
 use crate::inject::{Injection, Interrupted};
 use crate::interrupt::Interface;
-use crate::mmio::{Access, Answerable, DEVICE_IPA_LIMIT, Pending, skip_instruction};
+use crate::mmio::{Access, Answerable, DEVICE_IPA_LIMIT, Pending, Refused, skip_instruction};
 use crate::monitor::Monitor;
 use crate::platform::{GuestTrap, Next, Platform, RunEntry};
 use crate::registers::VcpuContext;
@@ -26,6 +26,8 @@ pub(crate) enum Outcome {
     Inject(Injection),
     /// The host is told.
     Exit(Exit),
+    /// The host is asked for memory that a call names; the call's result where there is to be none.
+    Ask(Exit, u64),
 }
 
 /// PSTATE.M\[4\]: the guest was in AArch32.
@@ -54,7 +56,13 @@ impl Monitor {
             if response & RESPONSE_ABORT == 0 {
                 pending.complete(&mut claim.context.general, data);
             } else {
-                self.inject(&mut claim.context, pending.refused());
+                match pending.refused() {
+                    Refused::Injection(injection) => self.inject(&mut claim.context, injection),
+                    Refused::Result(result) => {
+                        claim.context.general.set_x(0, result);
+                        skip_instruction(&mut claim.context.general);
+                    }
+                }
             }
         }
         claim.context.traps.ich_hcr_el2 = ich_hcr_el2;
@@ -92,6 +100,10 @@ impl Monitor {
                 Outcome::Resume => {}
                 Outcome::Inject(injection) => self.inject(&mut claim.context, injection),
                 Outcome::Exit(exit) => return exit,
+                Outcome::Ask(exit, result) => {
+                    claim.pending = Some(Pending::call(result));
+                    return exit;
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Freehold's own calls of a protected guest: loans between it and the host, and shares with other guests.
 
 use crate::exit::Exit;
-use crate::guest_call::{answer, call_again};
+use crate::guest_call::refuse;
 use crate::guest_exit::Outcome;
 use crate::monitor::Monitor;
 use crate::platform::Platform;
@@ -36,7 +36,7 @@ pub(crate) fn handle<P: Platform>(
             context.general.set_results([0, result, 0, 0]);
             Outcome::Exit(exit)
         }
-        Err(error) => call_again(context, place, error).unwrap_or_else(|| answer(context, error.to_register())),
+        Err(error) => refuse(context, place, error, error.to_register()),
     }
 }
 

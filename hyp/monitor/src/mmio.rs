@@ -48,17 +48,31 @@ pub enum Answerable {
     Memory,
 }
 
-/// An access that the host is to answer, and what the guest takes where the host says that nothing is there.
+/// An access, or a call about a page, that the host is to answer, and what comes of it where the host says that nothing is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pending {
     what: Answerable,
-    refused: Injection,
+    refused: Refused,
+}
+
+/// What comes of an access, or of a call, where nothing is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The guest takes an exception.
+    Injection(Injection),
+    /// The call, at which the program counter is, has this result in x0.
+    Result(u64),
 }
 
 impl Pending {
     /// What is to be answered, and the abort that may come of it.
     pub const fn new(what: Answerable, refused: Injection) -> Self {
-        Self { what, refused }
+        Self { what, refused: Refused::Injection(refused) }
+    }
+
+    /// A call that names a page of memory, and its result where there is to be none.
+    pub const fn call(result: u64) -> Self {
+        Self { what: Answerable::Memory, refused: Refused::Result(result) }
     }
 
     /// Goes on as the host has it; `data` is what a load gets.
@@ -70,8 +84,8 @@ impl Pending {
         }
     }
 
-    /// What the guest takes where nothing is there.
-    pub const fn refused(&self) -> Injection {
+    /// What comes of it where nothing is there.
+    pub const fn refused(&self) -> Refused {
         self.refused
     }
 }

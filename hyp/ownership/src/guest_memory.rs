@@ -130,7 +130,8 @@ impl GuestMemory {
         self.dying = true;
     }
 
-    /// From here on the guest touches no device but at frames that it has [marked](Self::mark_device). There is no way back.
+    /// From here on no access of the guest's is the host's to answer but at frames that it has [marked](Self::mark_device). What
+    /// is mapped there, be it a device that the host has granted, is reached as before. There is no way back.
     pub const fn guard_devices(&mut self) {
         self.guards_devices = true;
     }

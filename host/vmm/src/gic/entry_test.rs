@@ -544,3 +544,14 @@ fn vcpus_and_interrupts_that_do_not_exist_are_ignored() {
     gic.set_shared_line(32 + TIMER, true);
     assert!(!gic.virtual_timer_in_use(1), "an SPI at the place of another vCPU's timer");
 }
+
+#[test]
+fn an_interrupt_that_is_made_active_by_a_write_is_loaded_without_delay() {
+    let mut gic = gic(2, 32, 4);
+    gic.take_kicks();
+    gic.write_distributor(GICD_ISACTIVER + 4, 4, word_bit(SPI));
+    assert_eq!(gic.take_kicks(), 0b01, "the vCPU to which it is routed could not end it else");
+    let mut registers = [0; abi::run::MAX_LIST_REGISTERS];
+    gic.fill(0, &mut registers);
+    assert_eq!((registers[0] >> 62, registers[0] & 0xffff_ffff), (0b10, u64::from(SPI)));
+}

@@ -236,10 +236,11 @@ impl Gic {
             let vcpu = bank.first_vcpu() + index;
             let Some(state) = self.vcpus.get_mut(vcpu) else { return };
             let waiting = ready & lane.routed;
-            if touched & (waiting | lane.loaded) != 0 {
+            // One that is active and in no list register could not be ended.
+            let held = lane.held & !lane.loaded;
+            if touched & (waiting | lane.loaded | held) != 0 {
                 self.kicks |= 1 << vcpu;
             }
-            let held = lane.held & !lane.loaded;
             state.waiting = if waiting != 0 { state.waiting | summary } else { state.waiting & !summary };
             state.held = if held != 0 { state.held | summary } else { state.held & !summary };
         }

@@ -234,3 +234,21 @@ fn the_host_learns_what_the_cpu_has_for_interrupts() {
     let mut world = World::new();
     assert_eq!(world.call(HostCall::InterruptInfo, &[]), Ok([4, 5, 27]));
 }
+
+#[test]
+fn a_call_about_memory_that_there_is_to_be_none_of_is_refused() {
+    let mut world = World::new();
+    let vm = world.protected_vm();
+    let nowhere = GUEST_RAM.raw() + 0x10_0000;
+    let share = move |context: &mut VcpuContext| {
+        context.general.x[..4].copy_from_slice(&[abi::guest::MEM_SHARE.into(), nowhere, 0, 0]);
+        context.general.pc += 4;
+        trap(Exception { esr: esr(class::HVC64, 0), ..Exception::default() })
+    };
+    world.exits(vm, share, RunExit { ipa: nowhere, write: 1, ..exit(ExitReason::MemoryFault) });
+    host_writes(&world, vm, offset_of!(RunPage, response), RESPONSE_ABORT);
+    let seen = context_in(&mut world, vm, |_| {});
+    assert_eq!(seen.general.pc, GUEST_ENTRY + 4, "past the call");
+    assert_eq!(seen.general.x[0], abi::smccc::INVALID_PARAMETER as u64);
+    assert_eq!(context_in(&mut world, vm, |_| {}).general, seen.general, "once");
+}
