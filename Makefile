@@ -112,7 +112,7 @@ help:
 	@echo '  make replay     run a script of calls, FILE=path, on the simulated machine and in QEMU (host/script says what it looks like)'
 	@echo '  make test       unit tests, build, seeds of the fuzzers and scenario tests; ends with "N passed, N failed"'
 	@echo '  make unit       the tests of the portable crates, on this machine'
-	@echo '  make exhaustive every state and every call of the ownership model, the whole size (half an hour)'
+	@echo '  make exhaustive every state and every call of the ownership model, the whole size (hours)'
 	@echo '  make scenarios  the tests that boot QEMU; ONLY=word runs those whose name has the word'
 	@echo '  make clippy     the linter for both targets, warnings denied'
 	@echo '  make fmt        format the source (CHECK=1 only checks)'

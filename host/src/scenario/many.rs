@@ -4,13 +4,14 @@ use super::{Context, take_apart};
 use crate::run::{self, Exits, Stop};
 use crate::{expect, frames, hypercall};
 
-/// How many guests follow each other.
+/// How many guests follow each other, where the boot argument `rounds` does not say.
 const ROUNDS: usize = 20;
 
 /// See the module.
 pub fn run(context: &Context) {
     let mut settled = None;
-    for round in 0..ROUNDS {
+    let asked = context.machine.argument("rounds").and_then(|rounds| rounds.parse().ok());
+    for round in 0..asked.unwrap_or(ROUNDS) {
         let Some(mut vm) = context.guest("hello") else { return };
         let mut exits = Exits::default();
         expect!("guest-powers-off", run::run(&mut vm, &mut exits, u64::MAX), Stop::Off);
