@@ -56,10 +56,13 @@ pub const KERNEL_WINDOW: u64 = 32 << 30;
 /// An initrd lies at a multiple of this many bytes where that fits, so that it can be mapped in blocks.
 const INITRD_ALIGNMENT: u64 = 2 << 20;
 
+/// vCPUs that share Aff1 and above.
+pub const VCPUS_PER_CLUSTER: u32 = 16;
+
 /// The affinity (Aff1 and Aff0 of MPIDR_EL1, in bits 15:0) of vCPU `index`: sixteen vCPUs share an Aff1, for that is
 /// what one SGI reaches.
 pub const fn affinity(index: u32) -> u32 {
-    (index % 16) | ((index / 16) << 8)
+    (index % VCPUS_PER_CLUSTER) | ((index / VCPUS_PER_CLUSTER) << 8)
 }
 
 /// The fewest bits of address space, from [`IPA_BITS`] to [`IPA_BITS_MAX`], that hold `ram_size` bytes of RAM; `None`

@@ -192,8 +192,9 @@ impl Monitor {
 }
 
 /// A data abort. Where no memory is, an access below [`DEVICE_IPA_LIMIT`] that the CPU has decoded is the host's to
-/// answer, unless the guest guards itself against it; one that the CPU has not is an external abort; from there upwards, to the end of the guest's address space,
-/// the host is asked for memory. Whatever memory there is but does not take the access is an external abort too.
+/// answer, unless the guest guards itself against it; one that the CPU has not is an external abort; from there upwards, to
+/// the end of the guest's address space, the host is asked for memory. Whatever memory there is but does not take the access
+/// is an external abort too.
 fn data_abort<P: Platform>(
     platform: &P,
     vm: &Vm,

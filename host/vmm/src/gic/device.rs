@@ -10,11 +10,11 @@ pub trait GicAccess {
     fn with<R>(&self, access: impl FnOnce(&mut Gic) -> R) -> R;
 }
 
-/// The distributor, of [`DISTRIBUTOR_SIZE`](super::DISTRIBUTOR_SIZE) bytes.
+/// The distributor, of [`GIC_DISTRIBUTOR_SIZE`](crate::layout::GIC_DISTRIBUTOR_SIZE) bytes.
 #[derive(Clone, Debug)]
 pub struct DistributorDevice<A>(pub A);
 
-/// The redistributors of all vCPUs, of [`REDISTRIBUTOR_SIZE`](super::REDISTRIBUTOR_SIZE) bytes each.
+/// The redistributors of all vCPUs, of [`GIC_REDISTRIBUTOR_SIZE`](crate::layout::GIC_REDISTRIBUTOR_SIZE) bytes each.
 #[derive(Clone, Debug)]
 pub struct RedistributorDevice<A>(pub A);
 

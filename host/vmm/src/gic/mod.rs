@@ -30,16 +30,13 @@ mod simulated_cpu;
 
 pub use device::{DistributorDevice, GicAccess, RedistributorDevice};
 
+use crate::layout;
 use abi::run::MAX_LIST_REGISTERS;
 use alloc::vec;
 use alloc::vec::Vec;
 use bank::{Bank, GroupEnables, INTERRUPTS};
 use entry::Loaded;
 
-/// Bytes of the distributor's registers.
-pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
-/// Bytes of one vCPU's redistributor: RD_base, and SGI_base after it.
-pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 /// vCPUs that one GIC has at most.
 pub const MAX_VCPUS: usize = 16;
 /// SPIs that one GIC has at most: INTIDs 32 to 1019.
@@ -49,10 +46,8 @@ pub const MAX_SPIS: usize = 988;
 const FIRST_PPI: u32 = 16;
 /// First INTID of an SPI.
 const FIRST_SPI: u32 = 32;
-/// vCPUs that share Aff1 and above.
-const VCPUS_PER_CLUSTER: usize = 16;
 // An SGI's target list reaches one cluster, which is the only one.
-const _: () = assert!(MAX_VCPUS <= VCPUS_PER_CLUSTER);
+const _: () = assert!(MAX_VCPUS <= layout::VCPUS_PER_CLUSTER as usize);
 /// GICD_IIDR and GICR_IIDR: product `F`, implementer Arm, whose quirks no driver looks for under that product.
 const IIDR: u64 = 0x4600_043b;
 
@@ -265,6 +260,5 @@ const fn bank_index(private_banks: usize, vcpu: usize, summary: usize) -> usize 
 
 /// The affinity of vCPU `index`, one byte a level, as GICR_TYPER and GICD_IROUTER have it below bit 32.
 fn affinity(index: usize) -> u64 {
-    let (level_one, level_zero) = (index / VCPUS_PER_CLUSTER, index % VCPUS_PER_CLUSTER);
-    (level_one as u64) << 8 | level_zero as u64
+    layout::affinity(index as u32).into()
 }

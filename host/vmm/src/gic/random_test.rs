@@ -1,8 +1,8 @@
 //! A guest that writes anything anywhere, and list registers that come back with anything: nothing panics, and what is
 //! loaded is always what hyp takes.
 
-use super::REDISTRIBUTOR_SIZE;
 use super::simulated_cpu::{SimulatedCpu, gic};
+use crate::layout::GIC_REDISTRIBUTOR_SIZE;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 /// Accesses for each GIC that is tried.
@@ -17,7 +17,7 @@ fn random_accesses_never_panic() {
         let mut cpus: alloc::vec::Vec<_> = (0..vcpus).map(|vcpu| SimulatedCpu::new(&gic, vcpu)).collect();
         for _ in 0..ACCESSES {
             let width = 1 << (next() % 4);
-            let size = REDISTRIBUTOR_SIZE * (vcpus as u64 + 1);
+            let size = GIC_REDISTRIBUTOR_SIZE * (vcpus as u64 + 1);
             // Mostly aligned, and mostly where registers are; sometimes anything.
             let offset = match next() % 8 {
                 0 => next(),
@@ -25,7 +25,9 @@ fn random_accesses_never_panic() {
                 2 => next() % size / width * width,
                 3 => 0x6000 + next() % 0x2000 / width * width,
                 _ => {
-                    next() % vcpus as u64 * REDISTRIBUTOR_SIZE + next() % 2 * 0x1_0000 + next() % 0xd80 / width * width
+                    next() % vcpus as u64 * GIC_REDISTRIBUTOR_SIZE
+                        + next() % 2 * 0x1_0000
+                        + next() % 0xd80 / width * width
                 }
             };
             let value = match next() % 4 {

@@ -2,7 +2,8 @@
 
 use super::arrays::Frame;
 use super::distributor::{ID_FIRST, identification};
-use super::{Gic, IIDR, REDISTRIBUTOR_SIZE, affinity};
+use super::{Gic, IIDR, affinity};
+use crate::layout::GIC_REDISTRIBUTOR_SIZE;
 
 /// Where SGI_base starts.
 const SGI_BASE: u64 = 0x1_0000;
@@ -31,7 +32,7 @@ const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u64 = 1 << 2;
 
 impl Gic {
-    /// Reads `width` bytes at `offset` of the redistributors; that of vCPU n starts at n times [`REDISTRIBUTOR_SIZE`].
+    /// Reads `width` bytes at `offset` of the redistributors; that of vCPU n starts at n times [`GIC_REDISTRIBUTOR_SIZE`].
     pub fn read_redistributor(&mut self, offset: u64, width: u64) -> u64 {
         let Some((vcpu, offset)) = self.redistributor(offset) else { return 0 };
         match (offset, width) {
@@ -70,8 +71,8 @@ impl Gic {
 
     /// The vCPU whose redistributor `offset` is in, and the offset there.
     fn redistributor(&self, offset: u64) -> Option<(usize, u64)> {
-        let vcpu = usize::try_from(offset / REDISTRIBUTOR_SIZE).ok().filter(|vcpu| *vcpu < self.vcpus.len())?;
-        Some((vcpu, offset % REDISTRIBUTOR_SIZE))
+        let vcpu = usize::try_from(offset / GIC_REDISTRIBUTOR_SIZE).ok().filter(|vcpu| *vcpu < self.vcpus.len())?;
+        Some((vcpu, offset % GIC_REDISTRIBUTOR_SIZE))
     }
 
     /// GICR_TYPER of `vcpu`.
