@@ -1,8 +1,8 @@
 //! What each host call should come to, by its registers.
 
 use abi::host::{
-    HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, MAX_VMS, REVISION_MAJOR, REVISION_MINOR, RIGHT_EXECUTE, RIGHT_READ,
-    RIGHT_RESTRICTED, RIGHT_WRITE, VM_PROTECTED, VmHandle,
+    HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, MAX_VMS, RECLAIM_MOST, REVISION_MAJOR, REVISION_MINOR, RIGHT_EXECUTE,
+    RIGHT_READ, RIGHT_RESTRICTED, RIGHT_WRITE, VM_PROTECTED, VmHandle,
 };
 use abi::register::Register;
 use abi::{Error, Gfn, PAGE_SHIFT, PAGE_SIZE, Pfn};
@@ -177,7 +177,7 @@ impl Model {
             }
             HostCall::VmReclaim => {
                 let vm = self.dying(handle_of(a1))?.vm();
-                let count = check_count(a3)?;
+                let count = check_count(a3)?.min(RECLAIM_MOST);
                 self.would(&Call::Reclaim { vm, first: page(a2), count })?;
                 Ok(Results::These([count, 0, 0]))
             }

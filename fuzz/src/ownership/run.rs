@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::panic::{set_hook, take_hook};
 use std::sync::Once;
 
-use abi::host::HostCall;
+use abi::host::{HostCall, RECLAIM_MOST};
 use call_script::{Action, Driver, Executor, Expectation, Names, Outcome, Performed, Script, Setup, Status, Step};
 use ownership_spec::{Borrower, Owner, Vm};
 
@@ -186,7 +186,11 @@ fn finish(bench: &mut Bench) {
     shares.iter().for_each(|share| call(bench, HostCall::VmEndShare, share));
     for (handle, vm) in &handles {
         let (pages, frames, devices) = held(bench, *vm);
-        runs(pages).into_iter().for_each(|(first, count)| call(bench, HostCall::VmReclaim, &[*handle, first, count]));
+        for (first, count) in runs(pages) {
+            for done in (0..count).step_by(RECLAIM_MOST as usize) {
+                call(bench, HostCall::VmReclaim, &[*handle, first + done, count - done]);
+            }
+        }
         runs(frames).into_iter().for_each(|(first, count)| call(bench, HostCall::VmUnshare, &[*handle, first, count]));
         for (first, count) in runs(devices) {
             call(bench, HostCall::VmReclaimDevice, &[*handle, first, count]);

@@ -79,7 +79,8 @@ calls! {
     VcpuRun = 0xc600_0118,
     /// `VM_TEARDOWN(handle)`: the VM is dying from here on; `Busy` while a vCPU runs.
     VmTeardown = 0xc600_0119,
-    /// `VM_RECLAIM(handle, pfn, count)` -> x1 = pages done: takes pages of a dying VM back, wiped.
+    /// `VM_RECLAIM(handle, pfn, count)` -> x1 = pages done, from the first on: takes pages of a dying VM back, wiped. One call
+    /// does [`RECLAIM_MOST`] at most.
     VmReclaim = 0xc600_011a,
     /// `VM_FINALISE(handle)`: gives the objects, tables and caches of a dying VM back to the host, wiped, and
     /// forgets the handle. `Busy` while the VM still holds a page.
@@ -111,6 +112,10 @@ calls! {
     /// last exit, such as the value of an MMIO read, it owes still.
     VcpuSetRegister = 0xc600_0124,
 }
+
+/// Pages that one `VM_RECLAIM` takes back at most. Hyp wipes them with interrupts masked: a host that asks for all of a big VM
+/// is to have its CPU back in between.
+pub const RECLAIM_MOST: u64 = 512;
 
 /// `VM_INIT` flag: the VM is protected.
 pub const VM_PROTECTED: u64 = 1 << 0;

@@ -9,7 +9,8 @@ use crate::vcpu::{Claim, Vcpu};
 use crate::vcpu_registers;
 use crate::vm::{Vm, VmConfig};
 use abi::host::{
-    HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, REVISION_MAJOR, REVISION_MINOR, RIGHT_RESTRICTED, VM_PROTECTED, VmHandle,
+    HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, RECLAIM_MOST, REVISION_MAJOR, REVISION_MINOR, RIGHT_RESTRICTED,
+    VM_PROTECTED, VmHandle,
 };
 use abi::register::Register;
 use abi::{Error, Gfn, Ipa, Pfn};
@@ -139,7 +140,7 @@ impl Monitor {
             HostCall::VmTeardown => self.vms.teardown(vm_handle(a1)?).map(|()| NONE),
             HostCall::VmReclaim => {
                 let vm = self.vms.dying(vm_handle(a1)?)?;
-                let count = page_count(a3)?;
+                let count = page_count(a3)?.min(RECLAIM_MOST);
                 self.ownership.reclaim(platform, vm.memory(), Pfn::new(a2), count).map(|()| [count, 0, 0])
             }
             HostCall::VmFinalise => self.vm_finalise(platform, vm_handle(a1)?).map(|()| NONE),

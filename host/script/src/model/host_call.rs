@@ -6,8 +6,8 @@ use super::{Company, Judged, Model, refused};
 use crate::expectation::{Outcome, Status};
 use abi::guest::GuestCall;
 use abi::host::{
-    HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, MAX_VMS, REVISION_MAJOR, REVISION_MINOR, RIGHT_EXECUTE, RIGHT_READ,
-    RIGHT_RESTRICTED, RIGHT_WRITE, VM_PROTECTED, VmHandle,
+    HostCall, MAX_PAGES_PER_CALL, MAX_VCPUS, MAX_VMS, RECLAIM_MOST, REVISION_MAJOR, REVISION_MINOR, RIGHT_EXECUTE,
+    RIGHT_READ, RIGHT_RESTRICTED, RIGHT_WRITE, VM_PROTECTED, VmHandle,
 };
 use abi::register::Register;
 use abi::{Error, Gfn, Pfn};
@@ -131,8 +131,9 @@ impl Model {
             HostCall::VmTeardown => self.vm_teardown(a1),
             HostCall::VmReclaim => {
                 let vm = self.dying(a1)?.vm;
-                let next = memory.reclaim(vm, Pfn::new(a2), page_count(a3)?)?;
-                Ok(Due::done([a3, 0, 0], Some(self.with(next))))
+                let count = page_count(a3)?.min(RECLAIM_MOST);
+                let next = memory.reclaim(vm, Pfn::new(a2), count)?;
+                Ok(Due::done([count, 0, 0], Some(self.with(next))))
             }
             HostCall::VmFinalise => self.vm_finalise(a1),
             HostCall::VmReturn => {

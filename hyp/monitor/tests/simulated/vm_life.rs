@@ -1,8 +1,8 @@
 //! The life of a VM: every step can be refused, none can be skipped.
 
-use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, World, host_call, hvc, trap};
+use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, Layout, Options, RAM, World, host_call, hvc, trap};
 use abi::Error;
-use abi::host::{HostCall, VM_PROTECTED};
+use abi::host::{HostCall, RECLAIM_MOST, VM_PROTECTED};
 use abi::run::ExitReason;
 use monitor::platform::GuestTrap;
 use monitor::vm_table::Life;
@@ -33,6 +33,25 @@ fn pages_come_back_wiped() {
     for page in (RAM..vm.run_page).chain(vm.run_page + 1..RAM + 68) {
         assert!(world.machine.read_page(abi::Pfn::new(page)).iter().all(|&byte| byte == 0), "{page:#x}");
     }
+}
+
+#[test]
+fn one_call_takes_back_so_many_pages_and_no_more() {
+    let layout = Layout { ram_pages: 4096, ..Layout::default() };
+    let mut world = World::with(Options { layout, ..Options::default() });
+    let vm = world.vm_with_cache(RAM, true, 1, 16);
+    let handle = vm.handle.0.into();
+    let (first, gfn, pages) = (RAM + 1024, GUEST_RAM.raw() >> 12, 2 * RECLAIM_MOST + 3);
+    world.call(HostCall::VmDonate, &[handle, 0, first, gfn, pages]).unwrap();
+    world.call(HostCall::VmTeardown, &[handle]).unwrap();
+    for (done, left) in [(0, RECLAIM_MOST), (RECLAIM_MOST, RECLAIM_MOST), (2 * RECLAIM_MOST, 3)] {
+        let result = world.call(HostCall::VmReclaim, &[handle, first + done, pages - done]);
+        assert_eq!(result, Ok([left, 0, 0]));
+        assert_eq!(world.state(first + done + left - 1), PageState::HOST_ALONE);
+        assert_eq!(done + left < pages, world.state(first + done + left) != PageState::HOST_ALONE);
+    }
+    world.call(HostCall::VmFinalise, &[handle]).unwrap();
+    world.assert_all_back();
 }
 
 #[test]
