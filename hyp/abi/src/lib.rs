@@ -16,6 +16,7 @@ pub mod register;
 pub mod report;
 pub mod run;
 pub mod smccc;
+pub mod standard;
 pub mod watch;
 
 pub use address::{Gfn, Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, PhysRange, VirtAddr};

@@ -5,7 +5,7 @@ use crate::world::{RAM, TestVm, World, hvc, smc, trap};
 use abi::guest::GuestCall;
 use abi::host::HostCall;
 use abi::run::ExitReason;
-use abi::{guest, psci, smccc};
+use abi::{guest, psci, smccc, standard};
 use monitor::platform::GuestTrap;
 use monitor::syndrome::Exception;
 use std::collections::BTreeSet;
@@ -99,6 +99,20 @@ fn due(function: u32, protected: bool) -> Due {
         Some((_, _, Due::Features)) => Due::X0(if protected { 0x3fd } else { 1 }),
         Some((_, _, due)) => *due,
         None => Due::X0(NOT_SUPPORTED),
+    }
+}
+
+#[test]
+fn the_table_has_what_is_documented() {
+    for (protected, whose) in [(true, "a protected guest"), (false, "another guest")] {
+        let table: BTreeSet<u32> =
+            FUNCTIONS.iter().filter(|(_, whose, _)| protected || *whose == For::All).map(|entry| entry.0).collect();
+        let is_there = |function: &u32| protected || !standard::ONLY_PROTECTED.contains(function);
+        let own = GuestCall::ALL.iter().filter(|call| protected || **call == GuestCall::VmName);
+        let standard = standard::FOR_GUEST.iter().map(|(function, _)| *function).filter(is_there);
+        // SOC_ID is answered, by saying that it is not there.
+        let documented = standard.chain(own.map(|call| *call as u32)).chain([smccc::ARCH_SOC_ID]).collect();
+        assert_eq!(table, documented, "{whose}");
     }
 }
 

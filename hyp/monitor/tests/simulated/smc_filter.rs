@@ -1,8 +1,10 @@
 //! What of the host's SMC and HVC calls reaches the firmware.
 
 use crate::world::{World, hvc, smc, trap};
-use abi::smccc;
+use abi::host::HostCall;
+use abi::{smccc, standard};
 use monitor::platform::GuestTrap;
+use std::collections::BTreeSet;
 
 const NOT_SUPPORTED: u64 = -1_i64 as u64;
 
@@ -53,6 +55,23 @@ fn yielding_calls_and_other_owners_are_refused() {
     ] {
         refused(&mut world, smc(0), function);
         refused(&mut world, hvc(0), function);
+    }
+}
+
+#[test]
+fn the_host_finds_what_is_documented_and_nothing_else() {
+    let mut world = World::new();
+    let own = HostCall::ALL.iter().map(|call| *call as u32);
+    let documented: BTreeSet<u32> = standard::FOR_HOST.iter().map(|(function, _)| *function).chain(own).collect();
+    let ranges = [0, 0x8000_0000, 0x8400_0000, 0x8600_0000, 0xc000_0000, 0xc400_0000, 0xc500_0000, 0xc600_0000];
+    let walked = ranges.into_iter().flat_map(|base: u32| (0..0x400).map(move |number| base + number));
+    let neighbours = documented.iter().flat_map(|function| [function - 1, function + 1, function ^ 1 << 30, *function]);
+    for function in walked.chain(neighbours).collect::<BTreeSet<u32>>() {
+        // The queries are asked about what there is.
+        let x0 = world.smccc(hvc(0), function.into(), &[smccc::VERSION.into()])[0];
+        let asked = world.take_firmware_calls();
+        let is_there = x0 != NOT_SUPPORTED || !asked.is_empty();
+        assert_eq!(is_there, documented.contains(&function), "{function:#x}: {x0:#x}");
     }
 }
 
