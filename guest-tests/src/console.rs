@@ -65,6 +65,11 @@ impl Console {
     /// Waits for `text` on the console, beyond what earlier calls found. The error says why it will not come: the time
     /// is up, or the machine has ended.
     pub fn wait_for(&mut self, text: &str) -> Result<(), String> {
+        self.wait_for_all(&[text])
+    }
+
+    /// The same for all of `texts`, in whatever order they come.
+    pub fn wait_for_all(&mut self, texts: &[&str]) -> Result<(), String> {
         loop {
             let ended = matches!(self.child.try_wait(), Ok(Some(_)));
             if ended {
@@ -72,10 +77,13 @@ impl Console {
             }
             let output = Arc::clone(&self.output);
             let seen = output.lock();
-            if let Some(at) = find(seen.get(self.position..).unwrap_or(&[]), text.as_bytes()) {
-                self.position += at + text.len();
+            let beyond = seen.get(self.position..).unwrap_or(&[]);
+            let found = texts.iter().map(|text| Some(find(beyond, text.as_bytes())? + text.len()));
+            let Some(missing) = found.clone().position(|end| end.is_none()) else {
+                self.position += found.flatten().max().unwrap_or(0);
                 return Ok(());
-            }
+            };
+            let text = texts.get(missing).copied().unwrap_or_default();
             if ended {
                 return Err(format!("the machine ended before it said {text:?}"));
             }

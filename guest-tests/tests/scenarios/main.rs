@@ -13,6 +13,7 @@ mod reference;
 mod refusals;
 mod scripted;
 mod self_tests;
+mod terminal;
 
 use guest_tests::{Failure, Images};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -54,6 +55,7 @@ fn main() {
     self_tests::add(&mut suite);
     ghost::add(&mut suite);
     guests::add(&mut suite);
+    terminal::add(&mut suite);
     linux::add(&mut suite);
     cost::add(&mut suite);
     latency::add(&mut suite);
