@@ -1,11 +1,10 @@
 //! The assembly sources, with the offsets that they share with Rust.
 
-use crate::cpu_data::CpuData;
 use crate::layout;
 use crate::tables::{BOOT_REGISTERS, BootRegisters, SCTLR_EL2_MMU_OFF};
 use core::arch::global_asm;
 use core::mem::{offset_of, size_of};
-use monitor::registers::{GuestRegisters, HostRegisters, VcpuContext};
+use monitor::registers::{GuestRegisters, HostRegisters};
 
 /// Bytes of the stack on which the boot CPU builds the tables, and on which a fault before there is per-CPU data is
 /// reported.
@@ -39,13 +38,12 @@ global_asm!(
 
 global_asm!(
     include_str!("world_switch.S"),
-    CPU_DATA_GUEST = const offset_of!(CpuData, guest),
-    PC = const offset_of!(VcpuContext, general) + offset_of!(GuestRegisters, pc),
+    PC = const offset_of!(GuestRegisters, pc),
 );
 
 global_asm!(include_str!("vector_registers.S"));
 
-const _: () = assert!(offset_of!(VcpuContext, general) == 0 && offset_of!(GuestRegisters, x) == 0);
+const _: () = assert!(offset_of!(GuestRegisters, x) == 0);
 const _: () = assert!(offset_of!(GuestRegisters, pstate) == offset_of!(GuestRegisters, pc) + 8);
 const _: () = assert!(offset_of!(HostRegisters, x) == 0);
 const _: () = assert!(offset_of!(HostRegisters, spsr) == offset_of!(HostRegisters, elr) + 8);

@@ -4,15 +4,12 @@ use crate::layout;
 use aarch64_cpu::registers::{Readable, TPIDR_EL2};
 use core::cell::Cell;
 use core::sync::atomic::AtomicBool;
-use monitor::registers::VcpuContext;
 
 /// One CPU's record: the first page of its data.
 #[repr(C)]
 pub struct CpuData {
     /// Index in [`BootInfo::cpus`](abi::boot::BootInfo::cpus).
     pub index: Cell<usize>,
-    /// The vCPU that runs here, for the exit path; null while the host runs.
-    pub guest: Cell<*mut VcpuContext>,
     /// A fault of EL2 is being reported: another one stops silently.
     pub faulting: AtomicBool,
 }

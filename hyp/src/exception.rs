@@ -9,18 +9,29 @@ use aarch64_cpu::registers::{
 use monitor::host_exit::HostAction;
 use monitor::inject::{Injection, Interrupted};
 use monitor::registers::HostRegisters;
-use monitor::syndrome::Exception;
+use monitor::syndrome::{Cause, Exception, Syndrome};
 
 /// The kind of a synchronous exception in the vectors.
 const SYNCHRONOUS: u64 = 0;
 
 /// From the vectors: the host came to EL2. Returns to where `frame` says.
 pub extern "C" fn host_exception(frame: &mut HostRegisters, kind: u64) {
-    let exception = Exception { esr: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
     let Some(machine) = machine::get() else { firmware::halt() };
     if kind != SYNCHRONOUS {
         return ignore(frame, kind);
     }
+    let syndrome = Syndrome(ESR_EL2.get());
+    if let Cause::Hypercall { immediate } = syndrome.cause() {
+        machine.monitor.host_hypercall(&mut El2Environment, frame, immediate);
+    } else {
+        other_exception(machine, frame, syndrome);
+    }
+}
+
+/// A synchronous exception that is no HVC.
+#[inline(never)]
+fn other_exception(machine: &Machine, frame: &mut HostRegisters, syndrome: Syndrome) {
+    let exception = Exception { esr: syndrome.0, far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
     match machine.monitor.host_exit(&mut El2Environment, frame, &exception) {
         HostAction::Resume => {}
         HostAction::Inject(injection) => inject(machine, frame, exception, &injection),

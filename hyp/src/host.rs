@@ -15,14 +15,14 @@ unsafe extern "C" {
 /// Enters the host at EL1 as a CPU comes out of reset: interrupts masked, MMU off, `request.context` in x0.
 pub fn start(machine: &Machine, request: BootRequest) -> ! {
     let cpu = cpu_data::index();
-    controls::initialise_host_only(&machine.features);
+    controls::initialise(&machine.features, &machine.host_controls);
     let stack_top = layout::cpu_base(cpu).raw().wrapping_add(layout::STACK_TOP);
     let mut frame = HostRegisters { elr: request.entry, spsr: PSTATE_EL1H | PSTATE_DAIF, ..HostRegisters::new() };
     frame.set_x(0, request.context);
     // SAFETY: the controls name the host's stage 2, and everything above SCTLR_EL1 is EL1's own state in its reset
     // value. `start_host` gives up this stack and does not come back.
     unsafe {
-        controls::load_host(&machine.host_controls, &machine.features);
+        controls::load_host(&machine.host_controls, machine.switch_features);
         SCTLR_EL1.set(SCTLR_EL1_RESET);
         CNTKCTL_EL1.set(0);
         CNTV_CTL_EL0.set(0);

@@ -3,6 +3,7 @@
 use crate::{environment, frame_pool::FramePool};
 use monitor::Monitor;
 use monitor::features::CpuFeatures;
+use monitor::switch_features::SwitchFeatures;
 use monitor::traps::TrapControls;
 use spin::Once;
 
@@ -10,6 +11,8 @@ use spin::Once;
 pub struct Machine {
     /// The boot CPU's features, which every CPU is taken to have.
     pub features: CpuFeatures,
+    /// Those of them that the world switch asks about.
+    pub switch_features: SwitchFeatures,
     /// The controls under which the host runs, but for its identity, which is each CPU's own.
     pub host_controls: TrapControls,
     /// All that hyp decides.

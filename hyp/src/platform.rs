@@ -10,6 +10,7 @@ use core::ptr::NonNull;
 use monitor::object::ObjectMemory;
 use monitor::platform::{CpuIndex, GuestTrap, Next, Platform, RunEntry, RunExit};
 use monitor::registers::VcpuContext;
+use monitor::syndrome::Syndrome;
 use ownership::Wipe;
 
 unsafe extern "C" {
@@ -34,9 +35,10 @@ impl Wipe for El2Environment {
     }
 }
 
-/// The EL2 address of a page that hyp maps at its physical address.
+/// The EL2 address of a page that hyp maps at its physical address. There is RAM at it, so the address does not overflow.
+#[inline(always)]
 fn mapped(page: Pfn) -> NonNull<u8> {
-    let address = page.checked_address().map_or(0, PhysAddr::raw);
+    let address = page.raw().wrapping_mul(PAGE_SIZE);
     NonNull::new(address as *mut u8).unwrap_or(NonNull::dangling())
 }
 
@@ -63,10 +65,11 @@ impl Platform for El2Environment {
         (PhysAddr::new((&raw const secondary_entry) as u64), cpu.0 as u64)
     }
 
+    #[inline(always)]
     fn run_guest(
         &mut self,
         context: &mut VcpuContext,
-        next: impl FnMut(&GuestTrap, &mut VcpuContext) -> Next,
+        next: impl FnMut(Syndrome, &mut VcpuContext) -> Next,
     ) -> GuestTrap {
         guest_switch::run(context, next)
     }
@@ -90,14 +93,17 @@ impl Platform for El2Environment {
         (is_valid != 0).then_some(number)
     }
 
+    #[inline(always)]
     fn read_run_entry(&mut self, page: Pfn, list_registers: &mut [u64]) -> RunEntry {
         let run_page = mapped(page).cast::<RunPage>().as_ptr();
         // SAFETY: only an address is computed.
         let registers = unsafe { (&raw const (*run_page).list_registers).cast::<u64>() };
+        let mut list_register_bits = 0;
         for (index, register) in list_registers.iter_mut().enumerate().take(MAX_LIST_REGISTERS) {
             // SAFETY: a pinned run page is mapped at EL2, and has so many words there. The host may write to it meanwhile,
             // hence the volatile read.
             *register = unsafe { registers.add(index).read_volatile() };
+            list_register_bits |= *register;
         }
         // SAFETY: as above.
         unsafe {
@@ -105,10 +111,12 @@ impl Platform for El2Environment {
                 data: (&raw const (*run_page).data).read_volatile(),
                 response: (&raw const (*run_page).response).read_volatile(),
                 interrupt_control: (&raw const (*run_page).interrupt_control).read_volatile(),
+                list_register_bits,
             }
         }
     }
 
+    #[inline(always)]
     fn write_run_exit(&mut self, page: Pfn, exit: &RunExit, list_registers: &[u64]) {
         let run_page = mapped(page).cast::<RunPage>().as_ptr();
         macro_rules! write {

@@ -12,6 +12,7 @@ use monitor::Monitor;
 use monitor::cpu_power::BootRequest;
 use monitor::features::{CpuFeatures, IdRegisters};
 use monitor::platform::CpuIndex;
+use monitor::switch_features::SwitchFeatures;
 use monitor::traps::{Translation, TrapControls};
 use ownership::Ownership;
 use pgtable::Stage2;
@@ -141,5 +142,6 @@ fn take_machine(
     let monitor = Monitor::new(&mut environment, boot, ownership, id, early.host_config);
     // The identity in it is the boot CPU's; each CPU loads its own.
     let host_controls = TrapControls::host(&features, id.midr_el1, id.mpidr_el1, host_translation);
-    machine::set(Machine { features, host_controls, monitor })
+    let switch_features = SwitchFeatures::new(&features);
+    machine::set(Machine { features, switch_features, host_controls, monitor })
 }

@@ -1,11 +1,13 @@
 //! FP/SIMD and SVE registers of host and guests. The host's go to a per-CPU area while a guest that uses FP is in.
 
+use crate::machine::Machine;
 use crate::system_register::{mrs, msr};
 use crate::{cpu_data, layout};
 use abi::PAGE_SIZE;
 use abi::carve_out::CPU_DATA_PAGES;
 use monitor::features::CpuFeatures;
 use monitor::registers::FpRegisters;
+use monitor::switch_features::SwitchFeatures;
 
 unsafe extern "C" {
     fn save_v_registers(area: *mut u8);
@@ -45,17 +47,23 @@ const SVCR_SM: u64 = 1 << 0;
 
 /// Puts the host's registers away as far as the guest needs it, and loads those of a guest that uses FP. CPTR_EL2 must be
 /// the host's, which traps none of this.
-pub fn swap_in(features: &CpuFeatures, guest: Option<&FpRegisters>) -> HostVectors {
-    let svcr = if features.sme { mrs!("S3_3_C4_C2_2") } else { 0 };
-    let kind = match (svcr & SVCR_SM != 0, guest, features.sve) {
-        (true, _, _) => HostVectors::Streaming,
-        (false, None, _) => HostVectors::InPlace,
-        (false, Some(_), true) => HostVectors::Sve,
-        (false, Some(_), false) => HostVectors::Simd,
-    };
-    if kind == HostVectors::InPlace {
-        return kind;
+#[inline(always)]
+pub fn swap_in(machine: &Machine, guest: Option<&FpRegisters>) -> HostVectors {
+    let svcr = if machine.switch_features.has(SwitchFeatures::SME) { mrs!("S3_3_C4_C2_2") } else { 0 };
+    if svcr & SVCR_SM == 0 && guest.is_none() {
+        return HostVectors::InPlace;
     }
+    put_away(&machine.features, svcr, guest)
+}
+
+/// [`swap_in`] where there is something to do.
+#[inline(never)]
+fn put_away(features: &CpuFeatures, svcr: u64, guest: Option<&FpRegisters>) -> HostVectors {
+    let kind = match (svcr & SVCR_SM != 0, features.sve) {
+        (true, _) => HostVectors::Streaming,
+        (false, true) => HostVectors::Sve,
+        (false, false) => HostVectors::Simd,
+    };
     let area = area();
     // SAFETY: the area is this CPU's, large enough by the assertions above, and interrupts are masked. The CPU has what
     // is used: FP always, SVE and SME where the features say so, FFR in streaming mode only with FEAT_SME_FA64.
@@ -77,13 +85,13 @@ pub fn swap_in(features: &CpuFeatures, guest: Option<&FpRegisters>) -> HostVecto
     kind
 }
 
-/// The same for a guest that is in and begins to use FP: `put_away` is what [`swap_in`] said when it came in without.
-pub fn swap_in_late(features: &CpuFeatures, put_away: HostVectors, guest: &FpRegisters) -> HostVectors {
-    if put_away == HostVectors::InPlace {
-        return swap_in(features, Some(guest));
+/// The same for a guest that is in and begins to use FP: `before` is what [`swap_in`] said when it came in without.
+pub fn swap_in_late(machine: &Machine, before: HostVectors, guest: &FpRegisters) -> HostVectors {
+    if before == HostVectors::InPlace {
+        return swap_in(machine, Some(guest));
     }
     load_guest(guest);
-    put_away
+    before
 }
 
 /// Loads a guest's registers.
@@ -96,11 +104,9 @@ fn load_guest(guest: &FpRegisters) {
     }
 }
 
-/// Takes out the registers of a guest that uses FP, and loads the host's again. CPTR_EL2 must be the host's.
+/// Takes out the registers of a guest that uses FP, and loads the host's again where they were put away. CPTR_EL2 must be
+/// the host's.
 pub fn swap_out(features: &CpuFeatures, host: HostVectors, guest: Option<&mut FpRegisters>) {
-    if host == HostVectors::InPlace {
-        return;
-    }
     let area = area();
     // SAFETY: as in `swap_in`, which filled the area in the way that `host` says.
     unsafe {

@@ -26,6 +26,28 @@
     b guest_exit
     .endm
 
+// To the frame that SP points to, with ELR_EL2 and SPSR_EL2. Keeps x0 and x1, and uses x2 and x3 up.
+    .macro save_x2_to_x30
+    stp x2, x3, [sp, #16]
+    stp x4, x5, [sp, #32]
+    stp x6, x7, [sp, #48]
+    stp x8, x9, [sp, #64]
+    stp x10, x11, [sp, #80]
+    stp x12, x13, [sp, #96]
+    stp x14, x15, [sp, #112]
+    stp x16, x17, [sp, #128]
+    stp x18, x19, [sp, #144]
+    stp x20, x21, [sp, #160]
+    stp x22, x23, [sp, #176]
+    stp x24, x25, [sp, #192]
+    stp x26, x27, [sp, #208]
+    stp x28, x29, [sp, #224]
+    str x30, [sp, #240]
+    mrs x2, elr_el2
+    mrs x3, spsr_el2
+    stp x2, x3, [sp, #{FRAME_ELR}]
+    .endm
+
     .pushsection .text.vectors, "ax"
     .balign 2048
     .global host_vectors
@@ -58,8 +80,7 @@ el2_exception:
     add x1, x1, :lo12:early_stack_end
 3:  mov sp, x1
     sub sp, sp, #{FRAME_SIZE}
-    str x30, [sp, #240]
-    bl save_x2_to_x30
+    save_x2_to_x30
     mrs x2, tpidr_el0
     mrs x3, tpidrro_el0
     stp x2, x3, [sp, #0]
@@ -71,30 +92,8 @@ el2_exception:
 4:  wfe
     b 4b
 
-// Keeps x0 and x1. The caller has stored x30, and used it up by calling.
-save_x2_to_x30:
-    stp x2, x3, [sp, #16]
-    stp x4, x5, [sp, #32]
-    stp x6, x7, [sp, #48]
-    stp x8, x9, [sp, #64]
-    stp x10, x11, [sp, #80]
-    stp x12, x13, [sp, #96]
-    stp x14, x15, [sp, #112]
-    stp x16, x17, [sp, #128]
-    stp x18, x19, [sp, #144]
-    stp x20, x21, [sp, #160]
-    stp x22, x23, [sp, #176]
-    stp x24, x25, [sp, #192]
-    stp x26, x27, [sp, #208]
-    stp x28, x29, [sp, #224]
-    mrs x2, elr_el2
-    mrs x3, spsr_el2
-    stp x2, x3, [sp, #{FRAME_ELR}]
-    ret
-
 host_exception:
-    str x30, [sp, #240]
-    bl save_x2_to_x30
+    save_x2_to_x30
     mov x0, sp
     mov x29, xzr
     bl {HOST_EXCEPTION}

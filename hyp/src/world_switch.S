@@ -2,19 +2,18 @@
 
     .pushsection .text, "ax"
 
-// x0 = VcpuContext. Returns, when the guest comes back, the kind of its exception: 0 synchronous, 1 IRQ, 2 FIQ,
+// x0 = GuestRegisters. Returns, when the guest comes back, the kind of its exception: 0 synchronous, 1 IRQ, 2 FIQ,
 // 3 SError, 4 from AArch32.
     .global enter_vcpu
 enter_vcpu:
-    sub sp, sp, #96
+    sub sp, sp, #112
     stp x19, x20, [sp, #0]
     stp x21, x22, [sp, #16]
     stp x23, x24, [sp, #32]
     stp x25, x26, [sp, #48]
     stp x27, x28, [sp, #64]
     stp x29, x30, [sp, #80]
-    mrs x1, tpidr_el2
-    str x0, [x1, #{CPU_DATA_GUEST}]
+    str x0, [sp, #96]
     ldp x2, x3, [x0, #{PC}]
     msr elr_el2, x2
     msr spsr_el2, x3
@@ -38,11 +37,10 @@ enter_vcpu:
     dsb nsh
     isb
 
-// From the vectors: x0 = kind, the guest's x0 and x1 on the stack.
+// From the vectors: x0 = kind, the guest's x0 and x1 on the stack, on top of what enter_vcpu has put there.
     .global guest_exit
 guest_exit:
-    mrs x1, tpidr_el2
-    ldr x1, [x1, #{CPU_DATA_GUEST}]
+    ldr x1, [sp, #112]
     stp x2, x3, [x1, #16]
     stp x4, x5, [x1, #32]
     stp x6, x7, [x1, #48]
@@ -63,16 +61,13 @@ guest_exit:
     mrs x2, elr_el2
     mrs x3, spsr_el2
     stp x2, x3, [x1, #{PC}]
-    mrs x1, tpidr_el2
-    str xzr, [x1, #{CPU_DATA_GUEST}]
     ldp x19, x20, [sp, #0]
     ldp x21, x22, [sp, #16]
     ldp x23, x24, [sp, #32]
     ldp x25, x26, [sp, #48]
     ldp x27, x28, [sp, #64]
     ldp x29, x30, [sp, #80]
-    add sp, sp, #96
-    isb
+    add sp, sp, #112
     ret
 
     .popsection

@@ -35,6 +35,11 @@ impl Expected {
         Self { status: Status::Stopped, exit: Some((reason, ipa, 0, 0)), first: None }
     }
 
+    /// A store that the host is to make.
+    fn device_write(ipa: Ipa, value: u64) -> Self {
+        Self::done(ExitReason::Mmio, ipa.raw(), Access::word(value), 0)
+    }
+
     fn done(reason: ExitReason, ipa: u64, data: u64, peer: u64) -> Self {
         Self { status: Status::Ok, exit: Some((reason, ipa, data, peer)), first: None }
     }
@@ -79,21 +84,28 @@ impl Model {
         }
         match self.spec.frame(vm.vm(), gfn) {
             Frame::Memory(pfn) | Frame::Device(pfn) => {
-                let is_allowed = allows(self.rights_at(vm.vm(), gfn, pfn), access);
-                Expected::of(if is_allowed { Status::Ok } else { Status::Abort })
+                if allows(self.rights_at(vm.vm(), gfn, pfn), access) {
+                    return Expected::of(Status::Ok);
+                }
+                match access {
+                    // What the guest may only read is a matter for the host where it is written.
+                    Access::Write(_) if !vm.protected && ipa.raw() >= DEVICE_LIMIT => {
+                        Expected::stopped(ExitReason::MemoryFault, page)
+                    }
+                    Access::Write(value) if !vm.protected => Expected::device_write(ipa, value),
+                    _ => Expected::of(Status::Abort),
+                }
             }
             Frame::LentOut(_) => Expected::of(Status::Abort),
             Frame::Poisoned => Expected::stopped(ExitReason::Poisoned, page),
             Frame::Vacant if ipa.raw() >= DEVICE_LIMIT => Expected::stopped(ExitReason::MemoryFault, page),
+            Frame::Vacant if vm.hides(gfn) => Expected::of(Status::Abort),
             Frame::Vacant => match access {
                 Access::Execute => Expected::of(Status::Abort),
                 Access::Read => {
                     Expected { status: Status::Ok, exit: Some((ExitReason::Mmio, ipa.raw(), 0, 0)), first: None }
                 }
-                Access::Write(value) => {
-                    let exit = (ExitReason::Mmio, ipa.raw(), Access::word(value), 0);
-                    Expected { status: Status::Ok, exit: Some(exit), first: None }
-                }
+                Access::Write(value) => Expected::device_write(ipa, value),
             },
         }
     }
@@ -121,12 +133,18 @@ impl Model {
                 let bitmap = if protected { guest::FEATURES_BITMAP } else { 1 };
                 Some(Expected::of(Status::Value(bitmap.into())))
             }
-            guest::HYP_MEMINFO if protected => match arguments {
+            guest::HYP_MEMINFO | guest::MMIO_GUARD_INFO if protected => match arguments {
                 [0, 0, 0, ..] => Some(Expected::of(Status::Value(PAGE_SIZE))),
                 _ => refused(Error::InvalidParameter),
             },
             guest::MEM_SHARE | guest::MEM_UNSHARE | guest::MEM_RELINQUISH if protected => {
                 Some(self.kvm_call(vm.vm(), number, arguments))
+            }
+            guest::MMIO_GUARD_ENROLL | guest::MMIO_GUARD_MAP | guest::MMIO_GUARD_UNMAP if protected => {
+                Some(match vm.guard_after(&self.spec, number, arguments) {
+                    Ok(_) => Expected::of(Status::Ok),
+                    Err(error) => Expected::of(Status::Error(error)),
+                })
             }
             // PSCI, the architecture's, and the firmware's.
             _ if number & 0x3f00_0000 != 0x0600_0000 => None,

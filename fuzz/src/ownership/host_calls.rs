@@ -13,6 +13,7 @@ use ownership_spec::{Call, Rights};
 use pgtable::{Stage2, Stage2Config};
 use simulation::{Layout, PA_BITS};
 
+use super::guard::Guard;
 use super::guest_calls::DEVICE_LIMIT;
 use super::model::{Life, Model, VmModel};
 
@@ -279,6 +280,7 @@ impl Model {
                     vcpu_limit: 0,
                     run_pages: Vec::new(),
                     users: 0,
+                    guard: Guard::default(),
                 };
                 self.vms.insert(results[0], vm);
                 self.last_handle = results[0] as u32;

@@ -12,6 +12,7 @@ pub mod actor;
 pub mod bench;
 pub mod case;
 pub mod generate;
+pub mod guard;
 mod guest_calls;
 mod host_calls;
 pub mod model;

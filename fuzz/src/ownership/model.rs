@@ -8,6 +8,8 @@ use call_script::Access;
 use memsim::Machine;
 use ownership_spec::{Call, Owner, Specification, Vm};
 
+use super::guard::Guard;
+
 /// How far a VM is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Life {
@@ -40,6 +42,8 @@ pub struct VmModel {
     pub run_pages: Vec<Pfn>,
     /// How many calls use it now: not 0 only for a step in the midst of another.
     pub users: u32,
+    /// What its guest takes for devices.
+    pub guard: Guard,
 }
 
 impl VmModel {
@@ -143,6 +147,7 @@ impl Model {
                 self.unknown.insert(pfn);
             }
         }
+        self.vms.values_mut().for_each(|vm| vm.forget_marks(&next));
         self.spec = next;
         // From here on the host may write to them.
         self.spec.forget_wipes();

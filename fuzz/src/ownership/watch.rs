@@ -78,6 +78,11 @@ impl Observer for Watch {
     }
 }
 
+/// True where a guest's cache has fewer pages than it takes to change one frame alone.
+pub fn is_short_for(frozen: &Frozen<'_>, guest: &GuestMemory, gfn: Gfn) -> bool {
+    missing_tables(frozen, guest, &[gfn], None) > guest.cached_pages()
+}
+
 /// True where a guest's cache has fewer pages than it may take to change the frames that a call names alone.
 fn is_short(frozen: &Frozen<'_>, memory: &LockedMemory<'_>, call: &Call) -> bool {
     let pages = |first: Pfn, count: u64| (0..count.min(1 << 12)).filter_map(move |index| first.checked_add(index));

@@ -20,6 +20,14 @@ pub enum GuestFunction {
     MemUnshare,
     /// KVM's MEM_RELINQUISH.
     MemRelinquish,
+    /// MMIO_GUARD_INFO.
+    GuardInfo,
+    /// MMIO_GUARD_ENROLL.
+    GuardEnroll,
+    /// MMIO_GUARD_MAP.
+    GuardMap,
+    /// MMIO_GUARD_UNMAP.
+    GuardUnmap,
     /// One of Freehold's own.
     Own(GuestCall),
 }
@@ -31,6 +39,10 @@ const CALLS: &[(GuestFunction, &str, &[Kind])] = &[
     (GuestFunction::MemShare, "mem_share", &[Kind::Ipa]),
     (GuestFunction::MemUnshare, "mem_unshare", &[Kind::Ipa]),
     (GuestFunction::MemRelinquish, "mem_relinquish", &[Kind::Ipa]),
+    (GuestFunction::GuardInfo, "mmio_guard_info", &[]),
+    (GuestFunction::GuardEnroll, "mmio_guard_enroll", &[]),
+    (GuestFunction::GuardMap, "mmio_guard_map", &[Kind::Ipa]),
+    (GuestFunction::GuardUnmap, "mmio_guard_unmap", &[Kind::Ipa]),
     (GuestFunction::Own(GuestCall::VmName), "vm_name", &[]),
     (GuestFunction::Own(GuestCall::MemLend), "mem_lend", &[Kind::Ipa]),
     (GuestFunction::Own(GuestCall::MemReturn), "mem_return", &[Kind::Ipa]),
@@ -58,6 +70,10 @@ impl GuestFunction {
             GuestFunction::MemShare => guest::MEM_SHARE,
             GuestFunction::MemUnshare => guest::MEM_UNSHARE,
             GuestFunction::MemRelinquish => guest::MEM_RELINQUISH,
+            GuestFunction::GuardInfo => guest::MMIO_GUARD_INFO,
+            GuestFunction::GuardEnroll => guest::MMIO_GUARD_ENROLL,
+            GuestFunction::GuardMap => guest::MMIO_GUARD_MAP,
+            GuestFunction::GuardUnmap => guest::MMIO_GUARD_UNMAP,
             GuestFunction::Own(call) => call as u32,
         }
     }
@@ -198,6 +214,15 @@ mod tests {
     fn every_call_of_freeholds_own_can_be_said() {
         for call in GuestCall::ALL {
             assert!(GuestFunction::all().any(|function| function == GuestFunction::Own(*call)), "{call:?}");
+        }
+    }
+
+    #[test]
+    fn every_call_that_features_tells_of_can_be_said() {
+        for number in (0..32).filter(|bit| guest::FEATURES_BITMAP >> bit & 1 != 0) {
+            let is_it =
+                |function: GuestFunction| function.number() & 0xffff == number && (function.number() & 0xff) < 0x80;
+            assert!(GuestFunction::all().any(is_it), "function {number}");
         }
     }
 }

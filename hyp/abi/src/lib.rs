@@ -10,6 +10,7 @@ pub mod boot;
 pub mod carve_out;
 pub mod error;
 pub mod guest;
+pub mod guest_register;
 pub mod host;
 pub mod psci;
 pub mod register;
@@ -17,6 +18,7 @@ pub mod report;
 pub mod run;
 pub mod smccc;
 pub mod standard;
+pub mod system_register;
 pub mod watch;
 
 pub use address::{Gfn, Ipa, PAGE_SHIFT, PAGE_SIZE, Pfn, PhysAddr, PhysRange, VirtAddr};

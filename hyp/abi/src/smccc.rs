@@ -51,6 +51,18 @@ pub const fn is_64_bit(function: u32) -> bool {
     function & 1 << 30 != 0
 }
 
+/// Owning entity of the Arm Architecture calls (DEN0028, section 6).
+pub const OWNER_ARCHITECTURE: u32 = 0;
+/// Owning entity of the standard secure service calls: PSCI, TRNG.
+pub const OWNER_STANDARD_SECURE: u32 = 4;
+/// Owning entity of the vendor-specific hypervisor service calls.
+pub const OWNER_VENDOR_HYPERVISOR: u32 = 6;
+
+/// Bits 29:24, the owning entity: whose range of calls a function is in.
+pub const fn owner(function: u32) -> u32 {
+    function >> 24 & 0x3f
+}
+
 /// The four register words of a UUID, as a `CALL_UID` call returns them (DEN0028, section 6.2).
 pub const fn uuid_words(uuid: u128) -> [u32; 4] {
     let bytes = uuid.to_be_bytes();
@@ -67,6 +79,22 @@ pub const fn uuid_words(uuid: u128) -> [u32; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_function_has_its_owner() {
+        for (function, expected) in [
+            (VERSION, OWNER_ARCHITECTURE),
+            (ARCH_WORKAROUND_1, OWNER_ARCHITECTURE),
+            (crate::psci::PSCI_VERSION, OWNER_STANDARD_SECURE),
+            (crate::psci::CPU_ON_64, OWNER_STANDARD_SECURE),
+            (TRNG_RND64, OWNER_STANDARD_SECURE),
+            (VENDOR_HYP_CALL_UID, OWNER_VENDOR_HYPERVISOR),
+            (crate::guest::MEM_SHARE, OWNER_VENDOR_HYPERVISOR),
+            (0xffff_ffff, 0x3f),
+        ] {
+            assert_eq!(owner(function), expected, "{function:#x}");
+        }
+    }
 
     #[test]
     fn uuid_words_are_those_that_linux_compares() {

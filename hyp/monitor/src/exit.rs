@@ -95,6 +95,7 @@ pub enum Exit {
 
 impl Exit {
     /// The exit's reason.
+    #[inline(always)]
     pub const fn reason(&self) -> ExitReason {
         match self {
             Exit::Interrupt => ExitReason::Interrupt,
@@ -122,9 +123,10 @@ impl Exit {
         }
     }
 
-    /// What goes to the run page. What an exit does not name is zero, so that nothing of an earlier exit is left.
-    pub(crate) fn run_exit(&self) -> RunExit {
-        let blank = RunExit { exit_reason: self.reason() as u64, ..RunExit::default() };
+    /// What goes to the run page, with the exit's own `reason`. What an exit does not name is zero, so that nothing of an earlier exit is left.
+    #[inline(always)]
+    pub(crate) fn run_exit(&self, reason: ExitReason) -> RunExit {
+        let blank = RunExit { exit_reason: reason as u64, ..RunExit::default() };
         match *self {
             Exit::MmioRead { ipa, size } => RunExit { ipa: ipa.raw(), size, ..blank },
             Exit::MmioWrite { ipa, size, data } => RunExit { ipa: ipa.raw(), size, write: 1, data, ..blank },

@@ -21,30 +21,52 @@ const FEATURES_NON_PROTECTED: u32 = 1 << 0;
 
 /// Answers a call by what hyp knows and the guest's general registers; false where it takes more.
 pub(crate) fn answer_at_once(monitor: &Monitor, vm: &Vm, registers: &mut GuestRegisters, immediate: u16) -> bool {
-    let Some(call) = Call::decode(immediate, &registers.x) else {
+    let Some(function) = Call::function(immediate, &registers.x) else {
         registers.set_x(0, NOT_SUPPORTED_REGISTER);
         return true;
     };
-    let result = match guest_psci::answer_at_once(vm, &call) {
-        Psci::Answer(result) => result,
+    match smccc::owner(function) {
+        smccc::OWNER_STANDARD_SECURE => answer_standard_call(monitor, vm, registers, function),
+        smccc::OWNER_VENDOR_HYPERVISOR => answer_vendor_call(vm, registers, function),
+        smccc::OWNER_ARCHITECTURE => answer_architecture_call(monitor, registers, function),
+        _ => {
+            registers.set_x(0, NOT_SUPPORTED_REGISTER);
+            true
+        }
+    }
+}
+
+/// The same for PSCI and TRNG.
+#[inline]
+fn answer_standard_call(monitor: &Monitor, vm: &Vm, registers: &mut GuestRegisters, function: u32) -> bool {
+    match guest_psci::answer_at_once(vm, registers, function) {
+        Psci::Answer(result) => registers.set_x(0, result),
         Psci::Action => return false,
-        Psci::Other if guest_trng::is_trng(call.function) => {
+        Psci::Other if guest_trng::is_trng(function) => {
+            let call = Call::of(function, &registers.x);
             return guest_trng::answer_at_once(&monitor.entropy, registers, &call);
         }
-        Psci::Other => match guest_architecture_call(&call, monitor.firmware) {
-            Some(ArchitectureCall::Answer(result)) => result,
-            Some(ArchitectureCall::Firmware(_)) => return false,
-            None => return answer_vendor_call(vm, registers, &call),
-        },
+        Psci::Other => registers.set_x(0, NOT_SUPPORTED_REGISTER),
+    }
+    true
+}
+
+/// The same for the Arm Architecture calls.
+#[inline(never)]
+fn answer_architecture_call(monitor: &Monitor, registers: &mut GuestRegisters, function: u32) -> bool {
+    let result = match guest_architecture_call(&Call::of(function, &registers.x), monitor.firmware) {
+        Some(ArchitectureCall::Answer(result)) => result,
+        Some(ArchitectureCall::Firmware(_)) => return false,
+        None => NOT_SUPPORTED_REGISTER,
     };
     registers.set_x(0, result);
     true
 }
 
-/// The same for calls of the vendor-specific hypervisor range, and for those that nobody knows.
-fn answer_vendor_call(vm: &Vm, registers: &mut GuestRegisters, call: &Call) -> bool {
+/// The same for calls of the vendor-specific hypervisor range.
+fn answer_vendor_call(vm: &Vm, registers: &mut GuestRegisters, function: u32) -> bool {
     let protected = vm.config().protected;
-    match (GuestCall::from_function(call.function), call.function) {
+    match (GuestCall::from_function(function), function) {
         (Some(GuestCall::VmName), _) => {
             registers.set_results([0, u64::from(vm.config().handle.0), call_bitmap(protected), 0]);
         }
@@ -58,7 +80,7 @@ fn answer_vendor_call(vm: &Vm, registers: &mut GuestRegisters, call: &Call) -> b
             registers.set_results([u64::from(bitmap), 0, 0, 0]);
         }
         (_, guest::HYP_MEMINFO | guest::MMIO_GUARD_INFO) if protected => {
-            let result = if let [0, 0, 0, ..] = call.arguments { PAGE_SIZE } else { INVALID_PARAMETER as u64 };
+            let result = if let [_, 0, 0, 0, ..] = registers.x { PAGE_SIZE } else { INVALID_PARAMETER as u64 };
             registers.set_x(0, result);
         }
         _ => registers.set_x(0, NOT_SUPPORTED_REGISTER),

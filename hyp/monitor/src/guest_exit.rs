@@ -12,6 +12,7 @@ use crate::syndrome::{Abort, Cause, Exception, FaultKind, Syndrome, SystemRegist
 use crate::vcpu::{Claim, Vcpu};
 use crate::vm::{Vm, VmPower};
 use crate::{guest_call, guest_system_register, guest_timer, interrupt};
+use abi::guest_register::Policy;
 use abi::run::{ExitReason, RESPONSE_ABORT};
 use abi::{Error, Ipa, PAGE_SIZE};
 use ownership::Presence;
@@ -36,20 +37,27 @@ const PSTATE_AARCH32: u64 = 1 << 4;
 impl Monitor {
     /// VCPU_RUN: runs the vCPU on the calling CPU, and tells the run page why it stopped. What the host has put there is read
     /// once, and checked before anything is done.
+    #[inline(always)]
     pub(crate) fn run_vcpu<P: Platform>(&self, platform: &mut P, vm: &Vm, vcpu: &Vcpu) -> Result<ExitReason, Error> {
         if vm.power() != VmPower::On {
             return Err(Error::WrongState);
         }
-        let mut claim = vcpu.claim_to_run(platform.cpu())?;
+        let cpu = platform.cpu();
+        let mut claim = vcpu.claim_to_run(cpu)?;
         let count = self.features.gic.list_registers;
         let registers = claim.context.interrupts.list_registers.get_mut(..count).unwrap_or(&mut []);
-        let RunEntry { data, response, interrupt_control } = platform.read_run_entry(vcpu.run_page(), registers);
-        interrupt::check_list_registers(registers, self.virtual_timer)?;
+        let RunEntry { data, response, interrupt_control, list_register_bits } =
+            platform.read_run_entry(vcpu.run_page(), registers);
+        let in_use = if interrupt::is_any_in_use(list_register_bits) {
+            interrupt::check_list_registers(registers, self.virtual_timer)?
+        } else {
+            0
+        };
         let ich_hcr_el2 = interrupt::control(interrupt_control)?;
         if response & !RESPONSE_ABORT != 0 {
             return Err(Error::InvalidParameter);
         }
-        if vm.is_change_of_vcpu(platform.cpu(), vcpu.index()) {
+        if vm.is_change_of_vcpu(cpu, vcpu.index()) {
             forget_translations(platform, claim.context.traps.vttbr_el2);
         }
         if let Some(pending) = claim.pending.take() {
@@ -65,33 +73,33 @@ impl Monitor {
                 }
             }
         }
+        claim.context.interrupts.list_registers_in_use = in_use;
         claim.context.traps.ich_hcr_el2 = ich_hcr_el2;
         let exit = self.run_until_exit(platform, vm, &mut claim);
         claim.context.fp_enabled = 0;
         claim.context.traps.disable_fp();
         claim.set_next(exit.next_state());
         let context = &claim.context;
-        let mut run_exit = exit.run_exit();
+        let reason = exit.reason();
+        let mut run_exit = exit.run_exit(reason);
         run_exit.timer_lines = guest_timer::lines(context, || platform.counter());
         run_exit.physical_deadline = context.physical_timer.deadline();
         if exit == Exit::Wait {
             run_exit.virtual_deadline = guest_timer::virtual_deadline(&context.timer);
         }
-        let list_registers = context.interrupts.list_registers.get(..count).unwrap_or(&[]);
+        // The others are as the host left them: empty.
+        let list_registers = context.interrupts.list_registers.get(..in_use).unwrap_or(&[]);
         platform.write_run_exit(vcpu.run_page(), &run_exit, list_registers);
-        Ok(exit.reason())
+        Ok(reason)
     }
 
+    #[inline(always)]
     fn run_until_exit<P: Platform>(&self, platform: &mut P, vm: &Vm, claim: &mut Claim<'_>) -> Exit {
         loop {
-            match vm.power() {
-                VmPower::On => {}
-                VmPower::Off => return Exit::SystemOff,
-                VmPower::Reset => return Exit::SystemReset,
-            }
             // A physical interrupt ends this loop, whatever the guest does.
-            let trap = platform.run_guest(&mut claim.context, |trap, context| self.next(vm, trap, context));
+            let trap = platform.run_guest(&mut claim.context, |syndrome, context| self.next(vm, syndrome, context));
             let outcome = match trap {
+                _ if claim.context.general.pstate & PSTATE_AARCH32 != 0 => Outcome::Exit(from_aarch32(vm, &trap)),
                 GuestTrap::Synchronous(exception) => self.guest_exception(platform, vm, claim, &exception),
                 GuestTrap::Interrupt => Outcome::Exit(Exit::Interrupt),
                 GuestTrap::SError { esr } => Outcome::Exit(error(vm, esr)),
@@ -105,17 +113,23 @@ impl Monitor {
                     return exit;
                 }
             }
+            // It may be this outcome that has ended the VM, or another vCPU.
+            match vm.power() {
+                VmPower::On => {}
+                VmPower::Off => return Exit::SystemOff,
+                VmPower::Reset => return Exit::SystemReset,
+            }
         }
     }
 
     /// Deals with a trap by the guest's general registers alone, all else of it being in the CPU still, where that is possible.
-    fn next(&self, vm: &Vm, trap: &GuestTrap, context: &mut VcpuContext) -> Next {
-        let GuestTrap::Synchronous(exception) = trap else { return Next::Leave };
+    #[inline(always)]
+    fn next(&self, vm: &Vm, syndrome: Syndrome, context: &mut VcpuContext) -> Next {
         // Where another vCPU has ended the VM, this one is not to go on.
         if context.general.pstate & PSTATE_AARCH32 != 0 || vm.power() != VmPower::On {
             return Next::Leave;
         }
-        let is_done = match exception.syndrome().cause() {
+        let is_done = match syndrome.cause() {
             Cause::Hypercall { immediate } => guest_call::answer_at_once(self, vm, &mut context.general, immediate),
             Cause::SecureCall { immediate } => {
                 let is_done = guest_call::answer_at_once(self, vm, &mut context.general, immediate);
@@ -129,9 +143,12 @@ impl Monitor {
                 let is_done = guest_system_register::emulate(access, context, &self.id, vm.config().ipa_bits);
                 if is_done {
                     skip_instruction(&mut context.general);
+                } else if access.policy() == Policy::PointerAuthenticationKey {
+                    return self.give_keys(context);
                 }
                 is_done
             }
+            Cause::PointerAuthentication => return self.give_keys(context),
             Cause::FloatingPoint => {
                 context.traps.enable_fp();
                 return Next::ResumeWithFp;
@@ -139,6 +156,17 @@ impl Monitor {
             _ => false,
         };
         if is_done { Next::Resume } else { Next::Leave }
+    }
+
+    /// The first use of pointer authentication. From now on the guest's keys go in and out with it; most guests that use them
+    /// do so all the time, and the others are spared 40 accesses to registers at each exit.
+    #[cold]
+    fn give_keys(&self, context: &mut VcpuContext) -> Next {
+        if !self.features.pauth || context.traps.gives_keys() {
+            return Next::Leave;
+        }
+        context.traps.give_keys();
+        Next::ResumeWithKeys
     }
 
     /// Decides a synchronous exception of a guest's that [`next`](Self::next) left.
@@ -150,10 +178,6 @@ impl Monitor {
         exception: &Exception,
     ) -> Outcome {
         let syndrome = exception.syndrome();
-        if claim.context.general.pstate & PSTATE_AARCH32 != 0 {
-            // The ID registers say that there is no AArch32: a guest that is in it nonetheless has itself to blame.
-            return Outcome::Exit(error(vm, exception.esr));
-        }
         match syndrome.cause() {
             Cause::Wait(what) => {
                 skip_instruction(&mut claim.context.general);
@@ -167,7 +191,7 @@ impl Monitor {
             Cause::SystemRegister(access) => system_register(platform, &mut claim.context, access),
             Cause::DataAbort(abort) => data_abort(platform, vm, claim, exception, abort),
             Cause::InstructionAbort(abort) => instruction_abort(platform, vm, claim, exception, abort),
-            Cause::FloatingPoint | Cause::Other => Outcome::Inject(Injection::Undefined),
+            Cause::FloatingPoint | Cause::PointerAuthentication | Cause::Other => Outcome::Inject(Injection::Undefined),
         }
     }
 
@@ -193,8 +217,8 @@ impl Monitor {
 
 /// A data abort. Where no memory is, an access below [`DEVICE_IPA_LIMIT`] that the CPU has decoded is the host's to
 /// answer, unless the guest guards itself against it; one that the CPU has not is an external abort; from there upwards, to
-/// the end of the guest's address space, the host is asked for memory. Whatever memory there is but does not take the access
-/// is an external abort too.
+/// the end of the guest's address space, the host is asked for memory. So it is with a write to what the host shares for
+/// reading only. Whatever else does not take the access is an external abort too.
 fn data_abort<P: Platform>(
     platform: &P,
     vm: &Vm,
@@ -205,23 +229,31 @@ fn data_abort<P: Platform>(
     let abort_instead = Injection::for_abort(exception.syndrome(), exception.far);
     let refused = Outcome::Inject(abort_instead);
     let ipa = exception.fault_ipa(abort);
-    if abort.kind() != FaultKind::Translation || is_beyond(vm, ipa) {
+    if is_beyond(vm, ipa) {
         return refused;
     }
-    let (presence, guards_devices) = found(platform, vm, ipa);
-    match presence {
-        Presence::Nothing if guards_devices && ipa < DEVICE_IPA_LIMIT => return refused,
-        Presence::Nothing | Presence::AwaitsDevice => {}
-        Presence::Mapped => return Outcome::Resume,
-        Presence::Absent(Absence::Poisoned) => return Outcome::Exit(Exit::Poisoned(ipa.align_down(PAGE_SIZE))),
-        Presence::Absent(Absence::LentToHost(_)) => return refused,
+    let lacks_write = lacks_right_to_write(vm, abort);
+    if !lacks_write {
+        if abort.kind() != FaultKind::Translation {
+            return refused;
+        }
+        let (presence, guards_devices) = found(platform, vm, ipa);
+        match presence {
+            Presence::Nothing if guards_devices && ipa < DEVICE_IPA_LIMIT => return refused,
+            Presence::Nothing | Presence::AwaitsDevice => {}
+            Presence::Mapped => return Outcome::Resume,
+            Presence::Absent(Absence::Poisoned) => return Outcome::Exit(Exit::Poisoned(ipa.align_down(PAGE_SIZE))),
+            Presence::Absent(Absence::LentToHost(_)) => return refused,
+        }
     }
     if ipa >= DEVICE_IPA_LIMIT {
-        let write = abort.is_write() && !abort.is_cache_maintenance();
+        let write = lacks_write || abort.is_write() && !abort.is_cache_maintenance();
         claim.pending = Some(Pending::new(Answerable::Memory, abort_instead));
         return Outcome::Exit(Exit::MemoryFault { ipa: ipa.align_down(PAGE_SIZE), write });
     }
-    match Access::decode(abort, &claim.context.general) {
+    // The rest of an access that goes on into the next page is about another device, or none.
+    let is_within_page = |access: &Access| access.size() <= PAGE_SIZE - ipa.page_offset();
+    match Access::decode(abort, &claim.context.general).filter(is_within_page) {
         Some(Access::Read { size, pending }) => {
             claim.pending = Some(Pending::new(Answerable::Read(pending), abort_instead));
             Outcome::Exit(Exit::MmioRead { ipa, size })
@@ -234,14 +266,22 @@ fn data_abort<P: Platform>(
     }
 }
 
+/// True where a guest that is not protected writes what the host shares with it for reading only. A walk of stage 1's
+/// tables that lacks a right lacks this one: it sets the access flag or the dirty state (Arm ARM, section D8.5).
+fn lacks_right_to_write(vm: &Vm, abort: Abort) -> bool {
+    let writes = abort.is_write() || abort.is_stage1_walk();
+    abort.kind() == FaultKind::Permission && writes && !vm.config().protected
+}
+
 /// A system register that [`Monitor::next`] left: one of the CPU interface or of a timer, or one that there is not.
 fn system_register<P: Platform>(platform: &P, context: &mut VcpuContext, access: SystemRegisterAccess) -> Outcome {
-    let outcome = if let Some(effect) = interrupt::emulate(access, context) {
+    let policy = access.policy();
+    let outcome = if let Some(effect) = interrupt::emulate(policy, access, context) {
         match effect {
             Interface::Done => Outcome::Resume,
             Interface::Sgi(value) => Outcome::Exit(Exit::Sgi(value)),
         }
-    } else if let Some(effect) = guest_timer::emulate(access, context, || platform.counter()) {
+    } else if let Some(effect) = guest_timer::emulate(policy, access, context, || platform.counter()) {
         match effect {
             Effect::Read => Outcome::Resume,
             Effect::Set => Outcome::Exit(Exit::Timer),
@@ -258,7 +298,8 @@ fn is_beyond(vm: &Vm, ipa: Ipa) -> bool {
     ipa.raw() >> vm.config().ipa_bits != 0
 }
 
-/// An instruction abort: as for data, but there are no instructions in devices.
+/// An instruction abort: as for data, but there are no instructions in devices, and only a walk of stage 1's tables
+/// writes.
 fn instruction_abort<P: Platform>(
     platform: &P,
     vm: &Vm,
@@ -269,10 +310,17 @@ fn instruction_abort<P: Platform>(
     let abort_instead = Injection::for_abort(exception.syndrome(), exception.far);
     let refused = Outcome::Inject(abort_instead);
     let ipa = exception.fault_ipa(abort);
-    if abort.kind() != FaultKind::Translation || is_beyond(vm, ipa) {
+    if is_beyond(vm, ipa) {
         return refused;
     }
     let page = ipa.align_down(PAGE_SIZE);
+    if lacks_right_to_write(vm, abort) && ipa >= DEVICE_IPA_LIMIT {
+        claim.pending = Some(Pending::new(Answerable::Memory, abort_instead));
+        return Outcome::Exit(Exit::MemoryFault { ipa: page, write: true });
+    }
+    if abort.kind() != FaultKind::Translation {
+        return refused;
+    }
     match found(platform, vm, ipa).0 {
         Presence::Nothing if ipa >= DEVICE_IPA_LIMIT => {
             claim.pending = Some(Pending::new(Answerable::Memory, abort_instead));
@@ -300,6 +348,15 @@ fn forget_translations<P: Platform>(platform: &P, vttbr_el2: u64) {
     platform.dsb(DsbKind::Nsh);
     platform.load_vttbr(host);
     platform.isb();
+}
+
+/// The exit of a vCPU that is in AArch32, whatever brought it out. The ID registers say that there is none: a guest that is in it
+/// nonetheless has itself to blame. What EL0 does in AArch32 comes by the vectors of AArch64, which EL1 is in.
+fn from_aarch32(vm: &Vm, trap: &GuestTrap) -> Exit {
+    match trap {
+        GuestTrap::Synchronous(Exception { esr, .. }) | GuestTrap::SError { esr } => error(vm, *esr),
+        GuestTrap::Interrupt => error(vm, 0),
+    }
 }
 
 /// The exit of a vCPU that cannot go on. A protected VM's syndrome is its own business.

@@ -3,7 +3,7 @@
 use crate::exit::Exit;
 use crate::guest_call::{self, answer};
 use crate::guest_exit::Outcome;
-use crate::registers::VcpuContext;
+use crate::registers::{GuestRegisters, VcpuContext};
 use crate::smccc::Call;
 use crate::vcpu::{Vcpu, VcpuState};
 use crate::vm::{Vm, VmPower};
@@ -22,17 +22,18 @@ pub(crate) enum Psci {
     Other,
 }
 
-/// The arguments of a call, of which a 32-bit call has the low halves.
-fn arguments(call: &Call) -> [u64; 3] {
-    let [first, second, third, ..] = call.arguments;
+/// The arguments of a call, x1 to x3, of which a 32-bit call has the low halves.
+fn arguments(function: u32, x: &[u64; 31]) -> [u64; 3] {
+    let [_, first, second, third, ..] = *x;
     let arguments = [first, second, third];
-    if smccc::is_64_bit(call.function) { arguments } else { arguments.map(|x| x & 0xffff_ffff) }
+    if smccc::is_64_bit(function) { arguments } else { arguments.map(|x| x & 0xffff_ffff) }
 }
 
 /// Answers a call that changes nothing.
-pub(crate) fn answer_at_once(vm: &Vm, call: &Call) -> Psci {
-    let [first, second, _] = arguments(call);
-    Psci::Answer(match call.function {
+#[inline]
+pub(crate) fn answer_at_once(vm: &Vm, registers: &GuestRegisters, function: u32) -> Psci {
+    let [first, second, _] = arguments(function, &registers.x);
+    Psci::Answer(match function {
         psci::PSCI_VERSION => psci::VERSION_1_1,
         psci::PSCI_FEATURES => features(first) as u64,
         psci::AFFINITY_INFO_32 | psci::AFFINITY_INFO_64 => affinity_info(vm, first, second) as u64,
@@ -54,7 +55,7 @@ pub(crate) fn answer_at_once(vm: &Vm, call: &Call) -> Psci {
 
 /// Does a PSCI call that changes something; `None` where it is none.
 pub(crate) fn handle(vm: &Vm, context: &mut VcpuContext, call: &Call) -> Option<Outcome> {
-    let [first, second, third] = arguments(call);
+    let [first, second, third] = arguments(call.function, &context.general.x);
     Some(match call.function {
         psci::CPU_ON_32 | psci::CPU_ON_64 => cpu_on(vm, context, first, second, third),
         psci::CPU_OFF => Outcome::Exit(Exit::CpuOff),

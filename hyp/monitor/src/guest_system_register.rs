@@ -1,52 +1,10 @@
-//! System registers and system instructions that trap from a guest: an allow-list. What is not here is UNDEFINED.
+//! System registers and system instructions that trap from a guest, as the table in [`abi::guest_register`] has them.
 
 use crate::features::IdRegisters;
-use crate::id_registers::{is_feature_register, read_feature_register};
+use crate::id_registers::read_feature_register;
 use crate::registers::VcpuContext;
-use crate::syndrome::{SystemRegister, SystemRegisterAccess};
-
-/// REVIDR_EL1.
-const REVIDR_EL1: SystemRegister = SystemRegister::new(3, 0, 0, 0, 6);
-/// AIDR_EL1.
-const AIDR_EL1: SystemRegister = SystemRegister::new(3, 1, 0, 0, 7);
-/// CTR_EL0.
-const CTR_EL0: SystemRegister = SystemRegister::new(3, 3, 0, 0, 1);
-/// CCSIDR_EL1.
-const CCSIDR_EL1: SystemRegister = SystemRegister::new(3, 1, 0, 0, 0);
-/// CLIDR_EL1.
-const CLIDR_EL1: SystemRegister = SystemRegister::new(3, 1, 0, 0, 1);
-/// CSSELR_EL1.
-const CSSELR_EL1: SystemRegister = SystemRegister::new(3, 2, 0, 0, 0);
-/// ACTLR_EL1.
-const ACTLR_EL1: SystemRegister = SystemRegister::new(3, 0, 1, 0, 1);
-/// OSLSR_EL1.
-const OSLSR_EL1: SystemRegister = SystemRegister::new(2, 0, 1, 1, 4);
-/// DC ISW, DC CSW and DC CISW.
-const SET_WAY_MAINTENANCE: [SystemRegister; 3] =
-    [SystemRegister::new(1, 0, 7, 6, 2), SystemRegister::new(1, 0, 7, 10, 2), SystemRegister::new(1, 0, 7, 14, 2)];
-/// Debug registers that read as zero and ignore writes: MDCCINT_EL1, MDSCR_EL1, OSDTRRX_EL1, OSDTRTX_EL1, OSECCR_EL1,
-/// MDRAR_EL1, OSLAR_EL1, OSDLR_EL1, DBGPRCR_EL1, DBGCLAIMSET_EL1, DBGCLAIMCLR_EL1, DBGAUTHSTATUS_EL1, MDCCSR_EL0,
-/// DBGDTR_EL0, DBGDTRRX_EL0.
-const DEBUG: [SystemRegister; 15] = [
-    SystemRegister::new(2, 0, 0, 2, 0),
-    SystemRegister::new(2, 0, 0, 2, 2),
-    SystemRegister::new(2, 0, 0, 0, 2),
-    SystemRegister::new(2, 0, 0, 3, 2),
-    SystemRegister::new(2, 0, 0, 6, 2),
-    SystemRegister::new(2, 0, 1, 0, 0),
-    SystemRegister::new(2, 0, 1, 0, 4),
-    SystemRegister::new(2, 0, 1, 3, 4),
-    SystemRegister::new(2, 0, 1, 4, 4),
-    SystemRegister::new(2, 0, 7, 8, 6),
-    SystemRegister::new(2, 0, 7, 9, 6),
-    SystemRegister::new(2, 0, 7, 14, 6),
-    SystemRegister::new(2, 3, 0, 1, 0),
-    SystemRegister::new(2, 3, 0, 4, 0),
-    SystemRegister::new(2, 3, 0, 5, 0),
-];
-
-/// From this CRn on there are the registers of the CPU interface and of timers, and none that is dealt with here.
-const FIRST_ELSEWHERE: u8 = 12;
+use crate::syndrome::SystemRegisterAccess;
+use abi::guest_register::Policy;
 
 /// OSLSR_EL1: the OS lock is implemented, and open.
 const OSLSR_OPEN: u64 = 1 << 3;
@@ -57,62 +15,51 @@ const CLIDR_ONE_LEVEL: u64 = 0b011 | 1 << 21 | 1 << 24 | 1 << 27;
 /// CTR_EL0.DminLine: log2 of the words of the smallest data cache line.
 const CTR_DMINLINE_SHIFT: u32 = 16;
 
-/// Does what the access asks for, if a guest may; `false` where the instruction is UNDEFINED. The program counter is
-/// left where it is.
+/// Does what the access asks for, where the guest's general registers are all that it takes; `false` where it takes more, or the
+/// instruction is UNDEFINED. The program counter is left where it is.
 pub fn emulate(access: SystemRegisterAccess, context: &mut VcpuContext, id: &IdRegisters, ipa_bits: u32) -> bool {
-    let register = access.register();
-    if register.crn >= FIRST_ELSEWHERE {
-        return false;
+    match access.policy() {
+        Policy::Feature => {
+            let value = read_feature_register(access.register(), id, ipa_bits);
+            context.general.set_x(access.general_register(), value);
+            true
+        }
+        Policy::Undefined
+        | Policy::Own
+        | Policy::PointerAuthenticationKey
+        | Policy::InterfaceEnable
+        | Policy::SendSgi
+        | Policy::LostSgi
+        | Policy::TimerControl
+        | Policy::TimerCompare
+        | Policy::TimerValue => false,
+        policy => {
+            emulate_rare(policy, access, context, id);
+            true
+        }
     }
-    if access.is_read() {
-        let Some(value) = read(register, context, id, ipa_bits) else {
-            return false;
-        };
+}
+
+/// The registers that are not asked for over and over; they are kept out of the way of those that are.
+#[inline(never)]
+fn emulate_rare(policy: Policy, access: SystemRegisterAccess, context: &mut VcpuContext, id: &IdRegisters) {
+    let is_read = access.is_read();
+    let value = match policy {
+        Policy::CacheType => id.ctr_el0,
+        Policy::CacheLevels => CLIDR_ONE_LEVEL,
+        Policy::CacheGeometry => cache_geometry(id.ctr_el0),
+        Policy::OsLockStatus => OSLSR_OPEN,
+        Policy::CacheSelection => {
+            if !is_read {
+                context.csselr_el1 = context.general.x(access.general_register()) & CSSELR_MASK;
+            }
+            context.csselr_el1
+        }
+        _ => 0,
+    };
+    if is_read {
         context.general.set_x(access.general_register(), value);
-        true
-    } else {
-        write(register, context.general.x(access.general_register()), context)
     }
-}
-
-fn read(register: SystemRegister, context: &VcpuContext, id: &IdRegisters, ipa_bits: u32) -> Option<u64> {
-    // By far the most frequent, where it traps: EL0 asks it for the sizes of cache lines.
-    if register == CTR_EL0 {
-        return Some(id.ctr_el0);
-    }
-    if is_feature_register(register) {
-        return Some(read_feature_register(register, id, ipa_bits));
-    }
-    if DEBUG.contains(&register) || is_breakpoint_or_watchpoint(register) {
-        return Some(0);
-    }
-    match register {
-        REVIDR_EL1 | AIDR_EL1 | ACTLR_EL1 => Some(0),
-        CLIDR_EL1 => Some(CLIDR_ONE_LEVEL),
-        CSSELR_EL1 => Some(context.csselr_el1),
-        CCSIDR_EL1 => Some(cache_geometry(id.ctr_el0)),
-        OSLSR_EL1 => Some(OSLSR_OPEN),
-        _ => None,
-    }
-}
-
-fn write(register: SystemRegister, value: u64, context: &mut VcpuContext) -> bool {
-    if register == CSSELR_EL1 {
-        context.csselr_el1 = value & CSSELR_MASK;
-        return true;
-    }
-    // Maintenance by set and way reaches one CPU's own caches at best, and a guest does not know which CPU it is on;
-    // what the host may see was cleaned to memory when the page was handed over.
-    register == ACTLR_EL1
-        || SET_WAY_MAINTENANCE.contains(&register)
-        || DEBUG.contains(&register)
-        || is_breakpoint_or_watchpoint(register)
-}
-
-/// DBGBVRn_EL1, DBGBCRn_EL1, DBGWVRn_EL1 and DBGWCRn_EL1.
-fn is_breakpoint_or_watchpoint(register: SystemRegister) -> bool {
-    let SystemRegister { op0, op1, crn, op2, .. } = register;
-    op0 == 2 && op1 == 0 && crn == 0 && (4..=7).contains(&op2)
 }
 
 /// CCSIDR_EL1 of a cache of one set and one way, with the CPU's line size. Nothing is to be learnt from it, and a loop
@@ -126,23 +73,23 @@ fn cache_geometry(ctr_el0: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::syndrome::SystemRegister;
     use crate::traps::TrapControls;
+    use crate::{guest_timer, interrupt};
+    use abi::guest_register::policy;
+    use std::collections::BTreeMap;
+
+    const CTR_EL0: SystemRegister = SystemRegister::new(3, 3, 0, 0, 1);
+    const CCSIDR_EL1: SystemRegister = SystemRegister::new(3, 1, 0, 0, 0);
+    const CSSELR_EL1: SystemRegister = SystemRegister::new(3, 2, 0, 0, 0);
+    const OSLSR_EL1: SystemRegister = SystemRegister::new(2, 0, 1, 1, 4);
 
     fn context() -> VcpuContext {
         VcpuContext::reset(0, 0, 0, TrapControls::default(), 0)
     }
 
     fn access(register: SystemRegister, general: u64, is_read: bool) -> SystemRegisterAccess {
-        let SystemRegister { op0, op1, crn, crm, op2 } = register;
-        SystemRegisterAccess::from_iss(
-            u64::from(op0) << 20
-                | u64::from(op2) << 17
-                | u64::from(op1) << 14
-                | u64::from(crn) << 10
-                | general << 5
-                | u64::from(crm) << 1
-                | u64::from(is_read),
-        )
+        SystemRegisterAccess::from_iss(register.iss() | general << 5 | u64::from(is_read))
     }
 
     #[test]
@@ -153,6 +100,8 @@ mod tests {
         assert_eq!(context.general.x(9), 0x8444_c004);
         assert!(emulate(access(CCSIDR_EL1, 10, true), &mut context, &id, 40));
         assert_eq!(context.general.x(10), 2, "64-byte lines, one set, one way");
+        assert!(emulate(access(OSLSR_EL1, 11, true), &mut context, &id, 40));
+        assert_eq!(context.general.x(11), 8, "the OS lock is open");
         assert!(emulate(access(CTR_EL0, 31, true), &mut context, &id, 40), "to XZR");
     }
 
@@ -165,47 +114,131 @@ mod tests {
         assert_eq!(context.general.x(2), 3);
     }
 
+    /// What a guest keeps in the register of an access.
+    const KEPT: u64 = 0x5ec2_e700_5ec2_e707;
+    /// What CNTPCT_EL0 counts, and nothing else holds.
+    const NOW: u64 = 0x1234_5678_9abc;
+
+    /// Does an access as the run loop does: who dealt with it, and the context afterwards.
+    fn outcome(register: SystemRegister, is_read: bool, id: &IdRegisters) -> (&'static str, VcpuContext) {
+        let mut context = context();
+        context.general.set_x(7, KEPT);
+        let access = access(register, 7, is_read);
+        let who = if emulate(access, &mut context, id, 40) {
+            "here"
+        } else if let Some(effect) = interrupt::emulate(access.policy(), access, &mut context) {
+            if effect == interrupt::Interface::Sgi(KEPT) { "sgi" } else { "interface" }
+        } else if guest_timer::emulate(access.policy(), access, &mut context, || NOW).is_some() {
+            "timer"
+        } else {
+            "undefined"
+        };
+        (who, context)
+    }
+
     #[test]
-    fn set_way_maintenance_does_nothing() {
-        let (id, mut context) = (IdRegisters::default(), context());
-        let before = context;
-        for register in SET_WAY_MAINTENANCE {
-            assert!(emulate(access(register, 0, false), &mut context, &id, 40));
-            assert!(!emulate(access(register, 0, true), &mut context, &id, 40), "it cannot be read");
+    fn every_encoding_does_what_the_table_says_and_nothing_more() {
+        let id =
+            IdRegisters { ctr_el0: 0x8444_c004, id_aa64isar0_el1: 0x1021_1112_1021_2120, ..IdRegisters::default() };
+        let mut counts = BTreeMap::new();
+        for register in (1..4).flat_map(SystemRegister::all) {
+            for is_read in [true, false] {
+                let (who, context) = outcome(register, is_read, &id);
+                let policy = policy(register, is_read);
+                *counts.entry((format!("{policy:?}"), is_read)).or_insert(0) += 1;
+                let mut expected = self::context();
+                expected.general.set_x(7, KEPT);
+                let value = match policy {
+                    Policy::Zero => 0,
+                    Policy::Feature => read_feature_register(register, &id, 40),
+                    Policy::CacheType => id.ctr_el0,
+                    Policy::CacheLevels => CLIDR_ONE_LEVEL,
+                    Policy::CacheSelection => 0,
+                    Policy::CacheGeometry => 2,
+                    Policy::OsLockStatus => OSLSR_OPEN,
+                    Policy::InterfaceEnable => 7,
+                    Policy::TimerControl | Policy::TimerCompare => 0,
+                    Policy::TimerValue => (NOW as u32).wrapping_neg().into(),
+                    Policy::Undefined
+                    | Policy::Own
+                    | Policy::PointerAuthenticationKey
+                    | Policy::SendSgi
+                    | Policy::LostSgi => KEPT,
+                };
+                if is_read {
+                    expected.general.set_x(7, value);
+                } else {
+                    match policy {
+                        Policy::CacheSelection => expected.csselr_el1 = 7,
+                        Policy::TimerControl => expected.physical_timer.cntp_ctl_el0 = 3,
+                        Policy::TimerCompare => expected.physical_timer.cntp_cval_el0 = KEPT,
+                        Policy::TimerValue => {
+                            expected.physical_timer.cntp_cval_el0 = NOW + u64::from(KEPT as u32);
+                        }
+                        _ => {}
+                    }
+                }
+                let expected_who = match policy {
+                    Policy::Undefined | Policy::Own | Policy::PointerAuthenticationKey => "undefined",
+                    Policy::SendSgi => "sgi",
+                    Policy::LostSgi | Policy::InterfaceEnable => "interface",
+                    Policy::TimerControl | Policy::TimerCompare | Policy::TimerValue => "timer",
+                    _ => "here",
+                };
+                assert_eq!((who, context), (expected_who, expected), "{register}, read: {is_read}");
+            }
         }
-        assert_eq!(context, before);
+        // How many of each there are, by the architecture's own lists: a register more or less is a decision.
+        let of = |policy: &str| [true, false].map(|is_read| *counts.get(&(policy.to_owned(), is_read)).unwrap_or(&0));
+        assert_eq!(of("Zero"), [16 * 4 + 18, 16 * 4 + 19], "debug, REVIDR, AIDR, ACTLR; by set and way");
+        assert_eq!(of("Feature"), [7 * 8, 0]);
+        for policy in ["CacheType", "CacheLevels", "CacheGeometry", "OsLockStatus"] {
+            assert_eq!(of(policy), [1, 0], "{policy}");
+        }
+        for policy in ["CacheSelection", "InterfaceEnable", "TimerControl", "TimerCompare", "TimerValue"] {
+            assert_eq!(of(policy), [1, 1], "{policy}");
+        }
+        assert_eq!((of("SendSgi"), of("LostSgi")), ([0, 1], [0, 2]));
+        assert_eq!(of("PointerAuthenticationKey"), [10, 10]);
     }
 
     #[test]
-    fn debug_registers_read_as_zero_and_ignore_writes() {
-        let (id, mut context) = (IdRegisters::default(), context());
-        let breakpoint = SystemRegister::new(2, 0, 0, 5, 5);
-        context.general.set_x(3, 7);
-        let before = context.el1;
-        assert!(emulate(access(breakpoint, 3, false), &mut context, &id, 40));
-        assert_eq!(context.el1, before);
-        assert!(emulate(access(breakpoint, 3, true), &mut context, &id, 40));
-        assert_eq!(context.general.x(3), 0);
-    }
-
-    #[test]
-    fn everything_else_is_undefined() {
-        let (id, mut context) = (IdRegisters::default(), context());
-        let before = context;
+    fn what_a_guest_must_not_reach_is_undefined() {
         for register in [
             SystemRegister::new(3, 3, 9, 12, 0), // PMCR_EL0
             SystemRegister::new(3, 0, 9, 10, 0), // PMBLIMITR_EL1
+            SystemRegister::new(3, 0, 9, 11, 0), // TRBLIMITR_EL1
             SystemRegister::new(3, 0, 5, 3, 0),  // ERRIDR_EL1
+            SystemRegister::new(3, 1, 0, 0, 2),  // CCSIDR2_EL1
             SystemRegister::new(3, 1, 0, 0, 4),  // GMID_EL1
+            SystemRegister::new(3, 1, 0, 0, 6),  // SMIDR_EL1
+            SystemRegister::new(3, 0, 1, 0, 5),  // RGSR_EL1
+            SystemRegister::new(3, 0, 1, 2, 0),  // ZCR_EL1
+            SystemRegister::new(3, 0, 1, 2, 1),  // TRFCR_EL1
             SystemRegister::new(3, 0, 1, 2, 6),  // SMCR_EL1
+            SystemRegister::new(3, 0, 2, 0, 3),  // TCR2_EL1
             SystemRegister::new(3, 0, 10, 4, 0), // LORSA_EL1
-            SystemRegister::new(3, 7, 15, 0, 0),
+            SystemRegister::new(3, 0, 10, 5, 1), // MPAM1_EL1
+            SystemRegister::new(3, 0, 13, 0, 7), // SCXTNUM_EL1
+            SystemRegister::new(3, 3, 13, 0, 5), // TPIDR2_EL0
+            SystemRegister::new(3, 3, 13, 2, 0), // AMCR_EL0
+            SystemRegister::new(3, 7, 14, 2, 1), // CNTPS_CTL_EL1
+            SystemRegister::new(2, 1, 0, 4, 0),  // TRCPRGCTLR
+            SystemRegister::new(2, 1, 9, 0, 0),  // BRBCR_EL1
+            SystemRegister::new(3, 7, 15, 0, 0), // IMPLEMENTATION DEFINED
+            SystemRegister::new(1, 0, 11, 0, 0), // the same
         ] {
-            assert!(!emulate(access(register, 0, true), &mut context, &id, 40), "{register}");
-            assert!(!emulate(access(register, 0, false), &mut context, &id, 40), "{register}");
+            for is_read in [true, false] {
+                assert_eq!(outcome(register, is_read, &IdRegisters::default()).0, "undefined", "{register}");
+            }
         }
-        let feature = SystemRegister::new(3, 0, 0, 4, 0);
-        assert!(!emulate(access(feature, 0, false), &mut context, &id, 40), "ID registers cannot be written");
-        assert_eq!(context, before);
+        for crm in 1..8 {
+            let register = SystemRegister::new(3, 0, 0, crm, 0);
+            assert_eq!(
+                outcome(register, false, &IdRegisters::default()).0,
+                "undefined",
+                "ID registers cannot be written"
+            );
+        }
     }
 }

@@ -2,15 +2,9 @@
 //! guest's accesses to it trap, its registers are kept here, and the host is told when it is to assert its interrupt.
 
 use crate::registers::{TimerRegisters, VcpuContext};
-use crate::syndrome::{SystemRegister, SystemRegisterAccess};
+use crate::syndrome::SystemRegisterAccess;
+use abi::guest_register::Policy;
 use abi::run::{NO_DEADLINE, PHYSICAL_TIMER_LINE, VIRTUAL_TIMER_LINE};
-
-/// CNTP_TVAL_EL0.
-const CNTP_TVAL_EL0: SystemRegister = SystemRegister::new(3, 3, 14, 2, 0);
-/// CNTP_CTL_EL0.
-const CNTP_CTL_EL0: SystemRegister = SystemRegister::new(3, 3, 14, 2, 1);
-/// CNTP_CVAL_EL0.
-const CNTP_CVAL_EL0: SystemRegister = SystemRegister::new(3, 3, 14, 2, 2);
 
 /// CNTx_CTL_EL0.ENABLE.
 const ENABLE: u64 = 1 << 0;
@@ -55,27 +49,31 @@ pub enum Effect {
     Set,
 }
 
-/// Does what the access asks for; `None` where it is for another register. `now` gives CNTPCT_EL0.
-pub fn emulate(access: SystemRegisterAccess, context: &mut VcpuContext, now: impl FnOnce() -> u64) -> Option<Effect> {
-    let register = access.register();
+/// Does what an access of this policy asks for; `None` where it is for another register. `now` gives CNTPCT_EL0.
+pub fn emulate(
+    policy: Policy,
+    access: SystemRegisterAccess,
+    context: &mut VcpuContext,
+    now: impl FnOnce() -> u64,
+) -> Option<Effect> {
     let timer = &mut context.physical_timer;
     if !access.is_read() {
         let value = context.general.x(access.general_register());
-        match register {
-            CNTP_CTL_EL0 => timer.cntp_ctl_el0 = value & (ENABLE | IMASK),
-            CNTP_CVAL_EL0 => timer.cntp_cval_el0 = value,
-            CNTP_TVAL_EL0 => timer.cntp_cval_el0 = now().wrapping_add(value as u32 as i32 as u64),
+        match policy {
+            Policy::TimerControl => timer.cntp_ctl_el0 = value & (ENABLE | IMASK),
+            Policy::TimerCompare => timer.cntp_cval_el0 = value,
+            Policy::TimerValue => timer.cntp_cval_el0 = now().wrapping_add(value as u32 as i32 as u64),
             _ => return None,
         }
         return Some(Effect::Set);
     }
-    let value = match register {
-        CNTP_CTL_EL0 => {
+    let value = match policy {
+        Policy::TimerControl => {
             let is_met = timer.cntp_ctl_el0 & ENABLE != 0 && timer.is_due(now());
             timer.cntp_ctl_el0 | if is_met { ISTATUS } else { 0 }
         }
-        CNTP_CVAL_EL0 => timer.cntp_cval_el0,
-        CNTP_TVAL_EL0 => timer.cntp_cval_el0.wrapping_sub(now()) & 0xffff_ffff,
+        Policy::TimerCompare => timer.cntp_cval_el0,
+        Policy::TimerValue => timer.cntp_cval_el0.wrapping_sub(now()) & 0xffff_ffff,
         _ => return None,
     };
     context.general.set_x(access.general_register(), value);
@@ -103,19 +101,15 @@ pub const fn virtual_deadline(timer: &TimerRegisters) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::syndrome::SystemRegister;
     use crate::traps::TrapControls;
 
+    const CNTP_TVAL_EL0: SystemRegister = SystemRegister::new(3, 3, 14, 2, 0);
+    const CNTP_CTL_EL0: SystemRegister = SystemRegister::new(3, 3, 14, 2, 1);
+    const CNTP_CVAL_EL0: SystemRegister = SystemRegister::new(3, 3, 14, 2, 2);
+
     fn access(register: SystemRegister, is_read: bool) -> SystemRegisterAccess {
-        let SystemRegister { op0, op1, crn, crm, op2 } = register;
-        SystemRegisterAccess::from_iss(
-            u64::from(op0) << 20
-                | u64::from(op2) << 17
-                | u64::from(op1) << 14
-                | u64::from(crn) << 10
-                | 1 << 5
-                | u64::from(crm) << 1
-                | u64::from(is_read),
-        )
+        SystemRegisterAccess::from_iss(register.iss() | 1 << 5 | u64::from(is_read))
     }
 
     fn context() -> VcpuContext {
@@ -124,11 +118,13 @@ mod tests {
 
     fn write(context: &mut VcpuContext, register: SystemRegister, value: u64, now: u64) {
         context.general.set_x(1, value);
-        assert_eq!(emulate(access(register, false), context, || now), Some(Effect::Set));
+        let access = access(register, false);
+        assert_eq!(emulate(access.policy(), access, context, || now), Some(Effect::Set));
     }
 
     fn read(context: &mut VcpuContext, register: SystemRegister, now: u64) -> u64 {
-        assert_eq!(emulate(access(register, true), context, || now), Some(Effect::Read));
+        let access = access(register, true);
+        assert_eq!(emulate(access.policy(), access, context, || now), Some(Effect::Read));
         context.general.x(1)
     }
 
@@ -192,7 +188,8 @@ mod tests {
         let mut context = context();
         let other = SystemRegister::new(3, 3, 14, 3, 1);
         for is_read in [true, false] {
-            assert_eq!(emulate(access(other, is_read), &mut context, || 0), None);
+            let access = access(other, is_read);
+            assert_eq!(emulate(access.policy(), access, &mut context, || 0), None);
         }
     }
 }

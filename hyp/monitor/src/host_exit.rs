@@ -34,7 +34,7 @@ impl Monitor {
     ) -> HostAction {
         match exception.syndrome().cause() {
             Cause::Hypercall { immediate } => {
-                self.host_call(platform, registers, Conduit::Hvc, immediate);
+                self.host_hypercall(platform, registers, immediate);
                 HostAction::Resume
             }
             Cause::SecureCall { immediate } => {
@@ -53,10 +53,19 @@ impl Monitor {
                 let access = if abort.is_stage1_walk() { Access::Read } else { Access::Execute };
                 self.host_abort(platform, exception, abort, access)
             }
-            Cause::Wait(_) | Cause::FloatingPoint | Cause::SystemRegister(_) | Cause::Other => {
-                HostAction::Inject(Injection::Undefined)
-            }
+            Cause::Wait(_)
+            | Cause::FloatingPoint
+            | Cause::PointerAuthentication
+            | Cause::SystemRegister(_)
+            | Cause::Other => HostAction::Inject(Injection::Undefined),
         }
+    }
+
+    /// Does what an HVC of the host's asks for, which is most of what it comes for: the same as [`host_exit`](Self::host_exit).
+    /// `registers` hold the results.
+    #[inline(always)]
+    pub fn host_hypercall<P: Platform>(&self, platform: &mut P, registers: &mut HostRegisters, immediate: u16) {
+        self.host_call(platform, registers, Conduit::Hvc, immediate);
     }
 
     /// A stage-2 fault: the host's own memory and devices are mapped as they are touched; the rest is not there.
@@ -79,8 +88,9 @@ impl Monitor {
         }
     }
 
-    /// An HVC or SMC of the host's: by HVC hyp's own calls, which come most often; PSCI, the Arm Architecture and TRNG calls
-    /// that are allowed.
+    /// An HVC or SMC of the host's: by HVC hyp's own calls; PSCI, the Arm Architecture and TRNG calls that are allowed. The one
+    /// that comes most often by far is told apart first.
+    #[inline(always)]
     fn host_call<P: Platform>(
         &self,
         platform: &mut P,
@@ -88,10 +98,25 @@ impl Monitor {
         conduit: Conduit,
         immediate: u16,
     ) {
-        let Some(call) = Call::decode(immediate, &registers.x) else {
+        let Some(function) = Call::function(immediate, &registers.x) else {
             registers.set_x(0, NOT_SUPPORTED_REGISTER);
             return;
         };
+        if conduit == Conduit::Hvc && function == HostCall::VcpuRun as u32 {
+            let [_, handle, index, ..] = registers.x;
+            registers.set_results(match self.vcpu_run(platform, handle, index) {
+                Ok(reason) => [0, reason as u64, 0, 0],
+                Err(error) => [error.to_register(), 0, 0, 0],
+            });
+        } else {
+            self.any_call(platform, registers, conduit, function);
+        }
+    }
+
+    /// Any of those calls.
+    #[inline(never)]
+    fn any_call<P: Platform>(&self, platform: &mut P, registers: &mut HostRegisters, conduit: Conduit, function: u32) {
+        let call = Call::of(function, &registers.x);
         if conduit == Conduit::Hvc
             && let Some(host_call) = HostCall::from_function(call.function)
         {

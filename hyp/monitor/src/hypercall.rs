@@ -13,6 +13,7 @@ use abi::host::{
     VM_PROTECTED, VmHandle,
 };
 use abi::register::Register;
+use abi::run::ExitReason;
 use abi::{Error, Gfn, Ipa, Pfn};
 use ownership::{GuestMemory, Rights, VmSlot};
 use pgtable::{Stage2, Stage2Config};
@@ -132,11 +133,7 @@ impl Monitor {
                 let (gfn, count) = (Gfn::new(a2), page_count(a3)?);
                 self.ownership.host_unshare_guest(platform, vm.memory(), gfn, count).map(|()| NONE)
             }
-            HostCall::VcpuRun => {
-                let vm = self.vms.live(vm_handle(a1)?)?;
-                let reason = self.run_vcpu(platform, &vm, vm.vcpu(a2)?)?;
-                Ok([reason as u64, 0, 0])
-            }
+            HostCall::VcpuRun => self.vcpu_run(platform, a1, a2).map(|reason| [reason as u64, 0, 0]),
             HostCall::VmTeardown => self.vms.teardown(vm_handle(a1)?).map(|()| NONE),
             HostCall::VmReclaim => {
                 let vm = self.vms.dying(vm_handle(a1)?)?;
@@ -193,6 +190,13 @@ impl Monitor {
                 self.ownership.reclaim_device(platform, vm.memory(), first, count).map(|()| NONE)
             }
         }
+    }
+
+    /// VCPU_RUN.
+    #[inline(never)]
+    pub(crate) fn vcpu_run<P: Platform>(&self, platform: &mut P, handle: u64, index: u64) -> Result<ExitReason, Error> {
+        let vm = self.vms.live(vm_handle(handle)?)?;
+        self.run_vcpu(platform, &vm, vm.vcpu(index)?)
     }
 
     /// Checks the sizes of a VM.

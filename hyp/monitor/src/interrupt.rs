@@ -3,18 +3,11 @@
 
 use crate::control_bits::ich_hcr;
 use crate::registers::VcpuContext;
-use crate::syndrome::{SystemRegister, SystemRegisterAccess};
+use crate::syndrome::SystemRegisterAccess;
 use abi::Error;
+use abi::guest_register::Policy;
 use abi::run::{MAX_LIST_REGISTERS, NOTIFY_NONE_PENDING, NOTIFY_UNDERFLOW};
 
-/// ICC_ASGI1R_EL1.
-const ICC_ASGI1R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 6);
-/// ICC_SGI0R_EL1.
-const ICC_SGI0R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 7);
-/// ICC_SGI1R_EL1.
-const ICC_SGI1R_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 11, 5);
-/// ICC_SRE_EL1.
-const ICC_SRE_EL1: SystemRegister = SystemRegister::new(3, 0, 12, 12, 5);
 /// ICC_SRE_EL1 of a vCPU: system registers in use, no bypass.
 const SRE_DFB_DIB: u64 = 0b111;
 
@@ -45,8 +38,10 @@ const PRIVATE_PERIPHERALS: core::ops::Range<u64> = 16..32;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct InterruptRegisters {
-    /// `ICH_LR<n>_EL2`.
+    /// `ICH_LR<n>_EL2`, of which only the first [`list_registers_in_use`](Self::list_registers_in_use) count.
     pub list_registers: [u64; MAX_LIST_REGISTERS],
+    /// From this one on all are empty, and stay so while the guest is in, since only software fills one. No more than the CPU has.
+    pub list_registers_in_use: usize,
     /// ICH_VMCR_EL2: priority mask, group enables, binary points.
     pub ich_vmcr_el2: u64,
     /// `ICH_AP0R<n>_EL2`.
@@ -56,15 +51,17 @@ pub struct InterruptRegisters {
 }
 
 /// Checks the list registers that a vCPU is to run with: those of the run page that the CPU has. One in which nothing is pending
-/// or active becomes zero.
+/// or active becomes zero. How many there are to the last one that is not.
 ///
 /// # Errors
 /// [`Error::InvalidParameter`] for what [`RunPage::list_registers`](abi::run::RunPage::list_registers) forbids. `virtual_timer` is
 /// the INTID of the one physical interrupt that may be behind one.
-pub fn check_list_registers(registers: &mut [u64], virtual_timer: Option<u32>) -> Result<(), Error> {
-    let mut rest = registers;
-    while let Some((register, behind)) = rest.split_first_mut() {
-        rest = behind;
+#[inline(never)]
+pub fn check_list_registers(registers: &mut [u64], virtual_timer: Option<u32>) -> Result<usize, Error> {
+    let mut in_use = 0;
+    for place in 0..registers.len() {
+        let (earlier, rest) = registers.split_at_mut_checked(place).unwrap_or_default();
+        let Some(register) = rest.first_mut() else { break };
         let state = *register >> STATE_SHIFT;
         if state == 0 {
             *register = 0;
@@ -74,11 +71,19 @@ pub fn check_list_registers(registers: &mut [u64], virtual_timer: Option<u32>) -
         if intid >= FIRST_SPECIAL_INTID || !is_well_formed(*register, state, virtual_timer) {
             return Err(Error::InvalidParameter);
         }
-        if rest.iter().any(|other| other >> STATE_SHIFT != 0 && other & VIRTUAL_INTID == intid) {
+        // Those before it are checked, and the empty ones among them zero.
+        if earlier.iter().any(|other| *other != 0 && other & VIRTUAL_INTID == intid) {
             return Err(Error::InvalidParameter);
         }
+        in_use = place.saturating_add(1);
     }
-    Ok(())
+    Ok(in_use)
+}
+
+/// True where something is pending or active in one of the list registers whose bits, all together, are `bits`.
+#[inline(always)]
+pub const fn is_any_in_use(bits: u64) -> bool {
+    bits >> STATE_SHIFT != 0
 }
 
 /// True where the fields that are not zero may be there.
@@ -115,14 +120,16 @@ pub enum Interface {
     Sgi(u64),
 }
 
-/// Does what the access asks for; `None` where it is for another register, or is none that is allowed.
-pub fn emulate(access: SystemRegisterAccess, context: &mut VcpuContext) -> Option<Interface> {
-    match (access.register(), access.is_read()) {
-        (ICC_SGI1R_EL1, false) => Some(Interface::Sgi(context.general.x(access.general_register()))),
+/// Does what an access of this policy asks for; `None` where it is for another register, or is none that is allowed.
+pub fn emulate(policy: Policy, access: SystemRegisterAccess, context: &mut VcpuContext) -> Option<Interface> {
+    match policy {
+        Policy::SendSgi => Some(Interface::Sgi(context.general.x(access.general_register()))),
         // SGIs of Group 0 and of the other security state: a guest has only one state, and is sent none of Group 0.
-        (ICC_SGI0R_EL1 | ICC_ASGI1R_EL1 | ICC_SRE_EL1, false) => Some(Interface::Done),
-        (ICC_SRE_EL1, true) => {
-            context.general.set_x(access.general_register(), SRE_DFB_DIB);
+        Policy::LostSgi => Some(Interface::Done),
+        Policy::InterfaceEnable => {
+            if access.is_read() {
+                context.general.set_x(access.general_register(), SRE_DFB_DIB);
+            }
             Some(Interface::Done)
         }
         _ => None,
@@ -139,7 +146,12 @@ mod tests {
 
     fn check(registers: &[u64]) -> Result<Vec<u64>, Error> {
         let mut checked = registers.to_vec();
-        check_list_registers(&mut checked, Some(27)).map(|()| checked)
+        let in_use = check_list_registers(&mut checked, Some(27))?;
+        assert!(checked[in_use..].iter().all(|register| *register == 0), "{checked:x?} from {in_use}");
+        assert!(in_use == 0 || checked[in_use - 1] != 0, "{checked:x?} to {in_use}");
+        let bits = registers.iter().fold(0, |bits, register| bits | register);
+        assert_eq!(is_any_in_use(bits), in_use != 0, "{checked:x?}");
+        Ok(checked)
     }
 
     #[test]

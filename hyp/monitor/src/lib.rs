@@ -33,6 +33,7 @@ pub mod platform;
 pub mod psci;
 pub mod registers;
 pub mod smccc;
+pub mod switch_features;
 pub mod syndrome;
 pub mod traps;
 pub mod vcpu;

@@ -91,6 +91,13 @@ impl Pending {
 }
 
 impl Access {
+    /// Bytes: 1, 2, 4 or 8.
+    pub const fn size(&self) -> u64 {
+        match *self {
+            Access::Read { size, .. } | Access::Write { size, .. } => size,
+        }
+    }
+
     /// The access that a data abort describes; `None` where the CPU has not decoded the instruction, or where it is no
     /// load or store.
     pub fn decode(abort: Abort, registers: &GuestRegisters) -> Option<Self> {

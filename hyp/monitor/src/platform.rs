@@ -2,7 +2,7 @@
 
 use crate::object::ObjectMemory;
 use crate::registers::VcpuContext;
-use crate::syndrome::Exception;
+use crate::syndrome::{Exception, Syndrome};
 use abi::run::NO_DEADLINE;
 use abi::{Pfn, PhysAddr};
 
@@ -31,11 +31,13 @@ pub enum Next {
     Resume,
     /// At once, with its FP registers loaded. Its controls in the context let it use them.
     ResumeWithFp,
+    /// At once, with its pointer-authentication keys loaded. Its controls in the context let it use them.
+    ResumeWithKeys,
     /// Not yet: all of its state comes out.
     Leave,
 }
 
-/// What the host has put into a run page, but for the list registers.
+/// What the host has put into a run page, but for the list registers themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RunEntry {
     /// [`RunPage::data`](abi::run::RunPage::data).
@@ -44,6 +46,8 @@ pub struct RunEntry {
     pub response: u64,
     /// [`RunPage::interrupt_control`](abi::run::RunPage::interrupt_control).
     pub interrupt_control: u64,
+    /// The bits that are set in any of the list registers.
+    pub list_register_bits: u64,
 }
 
 /// The first words of a run page, in the order of [`RunPage`](abi::run::RunPage): what hyp writes there at an exit, but for the
@@ -103,12 +107,13 @@ pub trait Platform: ownership::Environment + ObjectMemory {
     /// Runs the guest that `context` describes until it traps and `next` says that it is to come out; then puts all of its state
     /// back into `context`. The host's state is in the CPU again on return, FP registers included.
     ///
-    /// When `next` is called, of the guest's state only the general registers, PC and PSTATE are in `context`, and what the CPU
-    /// never holds; the rest is in the CPU still, and what `next` writes to it in `context` is lost.
+    /// `next` is asked about synchronous exceptions only, and is told ESR_EL2; all else brings the guest out. When it is called,
+    /// of the guest's state only the general registers, PC and PSTATE are in `context`, and what the CPU never holds; the rest
+    /// is in the CPU still, and what `next` writes to it in `context` is lost.
     fn run_guest(
         &mut self,
         context: &mut VcpuContext,
-        next: impl FnMut(&GuestTrap, &mut VcpuContext) -> Next,
+        next: impl FnMut(Syndrome, &mut VcpuContext) -> Next,
     ) -> GuestTrap;
 
     /// CNTPCT_EL0.
@@ -124,6 +129,6 @@ pub trait Platform: ownership::Environment + ObjectMemory {
     /// registers into `list_registers`; the host may write to it meanwhile.
     fn read_run_entry(&mut self, page: Pfn, list_registers: &mut [u64]) -> RunEntry;
 
-    /// Writes the first words and the first list registers of a run page that hyp has pinned.
+    /// Writes the first words and the first list registers, none perhaps, of a run page that hyp has pinned.
     fn write_run_exit(&mut self, page: Pfn, exit: &RunExit, list_registers: &[u64]);
 }

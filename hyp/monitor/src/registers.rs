@@ -99,6 +99,9 @@ impl GuestRegisters {
 }
 
 /// The system registers of EL1 and EL0 that belong to whoever runs there: a vCPU's while it is in, the host's else.
+///
+/// ACTLR_EL1 and MDSCR_EL1 are not among them: a guest's accesses to them trap (HCR_EL2.TACR, MDCR_EL2.TDA), and are zero
+/// while it is in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct El1Registers {
@@ -108,8 +111,6 @@ pub struct El1Registers {
     pub sp_el1: u64,
     /// SCTLR_EL1.
     pub sctlr_el1: u64,
-    /// ACTLR_EL1.
-    pub actlr_el1: u64,
     /// CPACR_EL1.
     pub cpacr_el1: u64,
     /// TTBR0_EL1.
@@ -148,8 +149,6 @@ pub struct El1Registers {
     pub par_el1: u64,
     /// CNTKCTL_EL1.
     pub cntkctl_el1: u64,
-    /// MDSCR_EL1.
-    pub mdscr_el1: u64,
     /// DISR_EL1, which reaches VDISR_EL2 while a guest is in and HCR_EL2.AMO is set. Only where the CPU has FEAT_RAS.
     pub disr_el1: u64,
 }
@@ -162,7 +161,7 @@ pub struct TimerRegisters {
     pub cntv_ctl_el0: u64,
     /// CNTV_CVAL_EL0.
     pub cntv_cval_el0: u64,
-    /// CNTVOFF_EL2.
+    /// CNTVOFF_EL2. The host's is zero, and nobody at EL1 can set it.
     pub cntvoff_el2: u64,
 }
 
@@ -196,27 +195,30 @@ pub struct FpRegisters {
 
 /// Everything that the world switch needs of a vCPU.
 ///
+/// What the world switch touches each time comes first, where an instruction that loads two words reaches it.
+///
 /// Between two calls of [`Platform::run_guest`](crate::platform::Platform::run_guest) the guest's whole state is
 /// here and none of it in the CPU, so that what is written here is what the guest finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C, align(16))]
 pub struct VcpuContext {
-    /// General registers, PC and PSTATE.
-    pub general: GuestRegisters,
     /// EL1's and EL0's system registers.
     pub el1: El1Registers,
     /// The virtual timer.
     pub timer: TimerRegisters,
+    /// What EL2's registers hold while the guest is in: traps, translation, identity.
+    pub traps: TrapControls,
+    /// General registers, PC and PSTATE.
+    pub general: GuestRegisters,
     /// The physical timer, which is emulated.
     pub physical_timer: PhysicalTimer,
     /// CSSELR_EL1, which traps (HCR_EL2.TID2 or TID4): the CPU never holds it.
     pub csselr_el1: u64,
     /// The virtual CPU interface of the interrupt controller. Only where the CPU has its system registers.
     pub interrupts: InterruptRegisters,
-    /// Pointer-authentication keys.
+    /// Pointer-authentication keys. They are the CPU's while the guest is in once the controls let it use them
+    /// ([`TrapControls::gives_keys`]); until then the host's stay there, out of its reach.
     pub keys: PointerAuthenticationKeys,
-    /// What EL2's registers hold while the guest is in: traps, translation, identity.
-    pub traps: TrapControls,
     /// 1 where the FP registers below are to be loaded at entry and saved at exit. While it is 0 the guest's first use
     /// of FP traps (CPTR_EL2.TFP), and the registers in the CPU are the host's.
     pub fp_enabled: u64,

@@ -31,13 +31,23 @@ const NOT_REQUIRED: u64 = 1;
 impl Call {
     /// Decodes a call from the immediate and the registers; `None` where it is to be refused: the immediate is not 0,
     /// x0 has bits above 31, or the call is a yielding one.
+    #[inline]
     pub fn decode(immediate: u16, x: &[u64; 31]) -> Option<Self> {
-        let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = *x;
-        let function = u32::try_from(x0).ok()?;
-        if immediate != 0 || !smccc::is_fast(function) {
-            return None;
-        }
-        Some(Self { function, arguments: [x1, x2, x3, x4, x5, x6, x7] })
+        Self::function(immediate, x).map(|function| Self::of(function, x))
+    }
+
+    /// The function alone.
+    #[inline]
+    pub fn function(immediate: u16, x: &[u64; 31]) -> Option<u32> {
+        let [x0, ..] = *x;
+        u32::try_from(x0).ok().filter(|function| immediate == 0 && smccc::is_fast(*function))
+    }
+
+    /// The call of a function that has been decoded.
+    #[inline]
+    pub const fn of(function: u32, x: &[u64; 31]) -> Self {
+        let [_, x1, x2, x3, x4, x5, x6, x7, ..] = *x;
+        Self { function, arguments: [x1, x2, x3, x4, x5, x6, x7] }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What ESR_EL2, FAR_EL2 and HPFAR_EL2 say about an exception.
 
+use abi::guest_register::{Policy, policy};
+pub use abi::system_register::SystemRegister;
 use abi::{Ipa, VirtAddr};
 use core::fmt;
 
@@ -11,6 +13,8 @@ pub mod exception_class {
     pub const WFX: u64 = 0x01;
     /// FP, SIMD or SVE under CPTR_EL2.TFP.
     pub const FP: u64 = 0x07;
+    /// An instruction that uses a pointer-authentication key, under HCR_EL2.API.
+    pub const POINTER_AUTHENTICATION_TRAP: u64 = 0x09;
     /// PSTATE.IL was set, or the execution state illegal.
     pub const ILLEGAL_STATE: u64 = 0x0e;
     /// HVC from AArch64.
@@ -69,6 +73,7 @@ impl Syndrome {
             exception_class::WFX if self.iss() & ISS_TI_EVENT != 0 => Cause::Wait(WaitFor::Event),
             exception_class::WFX => Cause::Wait(WaitFor::Interrupt),
             exception_class::FP => Cause::FloatingPoint,
+            exception_class::POINTER_AUTHENTICATION_TRAP => Cause::PointerAuthentication,
             exception_class::HVC64 => Cause::Hypercall { immediate: self.immediate() },
             exception_class::SMC64 => Cause::SecureCall { immediate: self.immediate() },
             exception_class::SYSTEM_REGISTER => Cause::SystemRegister(SystemRegisterAccess(self.iss())),
@@ -103,6 +108,8 @@ pub enum Cause {
     Wait(WaitFor),
     /// FP or SIMD while CPTR_EL2.TFP is set.
     FloatingPoint,
+    /// An instruction that uses a pointer-authentication key while HCR_EL2.API is clear.
+    PointerAuthentication,
     /// HVC.
     Hypercall {
         /// The instruction's immediate.
@@ -241,13 +248,13 @@ impl SystemRegisterAccess {
 
     /// Which register.
     pub const fn register(self) -> SystemRegister {
-        SystemRegister {
-            op0: (self.0 >> 20 & 0b11) as u8,
-            op1: (self.0 >> 14 & 0b111) as u8,
-            crn: (self.0 >> 10 & 0b1111) as u8,
-            crm: (self.0 >> 1 & 0b1111) as u8,
-            op2: (self.0 >> 17 & 0b111) as u8,
-        }
+        SystemRegister::from_iss(self.0)
+    }
+
+    /// What becomes of it in a guest.
+    #[inline(always)]
+    pub fn policy(self) -> Policy {
+        policy(self.register(), self.is_read())
     }
 
     /// True for MRS, false for MSR and for system instructions.
@@ -258,34 +265,6 @@ impl SystemRegisterAccess {
     /// Rt: the general register.
     pub const fn general_register(self) -> usize {
         (self.0 >> 5 & 0x1f) as usize
-    }
-}
-
-/// The encoding of a system register.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SystemRegister {
-    /// op0, 0 to 3.
-    pub op0: u8,
-    /// op1, 0 to 7.
-    pub op1: u8,
-    /// CRn, 0 to 15.
-    pub crn: u8,
-    /// CRm, 0 to 15.
-    pub crm: u8,
-    /// op2, 0 to 7.
-    pub op2: u8,
-}
-
-impl SystemRegister {
-    /// The register of an encoding, in the order in which the Arm ARM writes it.
-    pub const fn new(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Self {
-        Self { op0, op1, crn, crm, op2 }
-    }
-}
-
-impl fmt::Display for SystemRegister {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "S{}_{}_C{}_C{}_{}", self.op0, self.op1, self.crn, self.crm, self.op2)
     }
 }
 
@@ -330,6 +309,7 @@ impl fmt::Display for Syndrome {
             exception_class::UNKNOWN => f.write_str("undefined instruction"),
             exception_class::WFX => f.write_str("trapped WFI or WFE"),
             exception_class::FP => f.write_str("trapped FP or SIMD"),
+            exception_class::POINTER_AUTHENTICATION_TRAP => f.write_str("trapped pointer authentication"),
             exception_class::ILLEGAL_STATE => f.write_str("illegal execution state"),
             exception_class::HVC64 => write!(f, "HVC #{:#x}", self.immediate()),
             exception_class::SMC64 => write!(f, "SMC #{:#x}", self.immediate()),

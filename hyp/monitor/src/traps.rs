@@ -28,7 +28,8 @@ const MPAM2_EL2_TRAP_ALL: u64 = 1 << 48 | 1 << 49 | 1 << 58;
 /// MPAMHCR_EL2.TRAP_MPAMIDR_EL1: the same as MPAM2_EL2.TIDR, on CPUs that do not have that.
 const MPAMHCR_EL2_TRAP_MPAMIDR: u64 = 1 << 31;
 
-/// The values for EL2's control registers. Where the CPU lacks a feature, its registers do not exist and are not to be
+/// The values for EL2's control registers that differ between host and guests, in the order in which the world switch loads
+/// them, two at a time. Where the CPU lacks a feature, its registers do not exist and are not to be
 /// written: HCRX_EL2 (`hcx`), the fine-grained traps (`fgt`, with `amu` for HAFGRTR_EL2; `fgt2`), ICH_HCR_EL2 and
 /// ICC_SRE_EL2 (`gic_system_registers`), MPAM2_EL2 (`mpam`) and MPAMHCR_EL2 (`mpam_hcr`).
 ///
@@ -38,18 +39,26 @@ const MPAMHCR_EL2_TRAP_MPAMIDR: u64 = 1 << 31;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct TrapControls {
+    /// VPIDR_EL2: what EL1 reads as MIDR_EL1.
+    pub vpidr_el2: u64,
+    /// VMPIDR_EL2: what EL1 reads as MPIDR_EL1.
+    pub vmpidr_el2: u64,
     /// HCR_EL2.
     pub hcr_el2: u64,
-    /// HCRX_EL2.
-    pub hcrx_el2: u64,
     /// CPTR_EL2.
     pub cptr_el2: u64,
     /// MDCR_EL2.
     pub mdcr_el2: u64,
-    /// HSTR_EL2.
-    pub hstr_el2: u64,
     /// CNTHCTL_EL2.
     pub cnthctl_el2: u64,
+    /// VTCR_EL2.
+    pub vtcr_el2: u64,
+    /// VTTBR_EL2.
+    pub vttbr_el2: u64,
+    /// ICC_SRE_EL2.
+    pub icc_sre_el2: u64,
+    /// ICH_HCR_EL2.
+    pub ich_hcr_el2: u64,
     /// HFGRTR_EL2.
     pub hfgrtr_el2: u64,
     /// HFGWTR_EL2.
@@ -60,6 +69,8 @@ pub struct TrapControls {
     pub hdfgrtr_el2: u64,
     /// HDFGWTR_EL2.
     pub hdfgwtr_el2: u64,
+    /// HCRX_EL2.
+    pub hcrx_el2: u64,
     /// HAFGRTR_EL2.
     pub hafgrtr_el2: u64,
     /// HFGRTR2_EL2.
@@ -72,22 +83,10 @@ pub struct TrapControls {
     pub hdfgrtr2_el2: u64,
     /// HDFGWTR2_EL2.
     pub hdfgwtr2_el2: u64,
-    /// ICH_HCR_EL2.
-    pub ich_hcr_el2: u64,
-    /// ICC_SRE_EL2.
-    pub icc_sre_el2: u64,
     /// MPAM2_EL2.
     pub mpam2_el2: u64,
     /// MPAMHCR_EL2.
     pub mpamhcr_el2: u64,
-    /// VPIDR_EL2: what EL1 reads as MIDR_EL1.
-    pub vpidr_el2: u64,
-    /// VMPIDR_EL2: what EL1 reads as MPIDR_EL1.
-    pub vmpidr_el2: u64,
-    /// VTCR_EL2.
-    pub vtcr_el2: u64,
-    /// VTTBR_EL2.
-    pub vttbr_el2: u64,
 }
 
 /// Registers that are set once for the host and that no guest reaches: each only where the CPU has the feature.
@@ -139,7 +138,6 @@ impl TrapControls {
             hcrx_el2: host_hcrx(features),
             cptr_el2: cptr::RES1 | if features.sve { 0 } else { cptr::TZ } | if features.sme { 0 } else { cptr::TSM },
             mdcr_el2: host_mdcr(features),
-            hstr_el2: 0,
             cnthctl_el2: cnthctl::EL1PCTEN | cnthctl::EL1PCEN,
             hfgrtr_el2: fine_grained::REGISTERS,
             hfgwtr_el2: fine_grained::REGISTERS,
@@ -163,7 +161,7 @@ impl TrapControls {
         }
     }
 
-    /// For a guest: the base architecture, FP on first use, pointer authentication where the CPU has it, the virtual
+    /// For a guest: the base architecture, FP and, where the CPU has it, pointer authentication on first use, the virtual
     /// timer, a virtual CPU interface. VMPIDR_EL2 is the vCPU's to set.
     pub fn guest(features: &CpuFeatures, midr_el1: u64, translation: Translation) -> Self {
         Self {
@@ -176,7 +174,6 @@ impl TrapControls {
                 | cptr::TTA
                 | if features.amu { cptr::TAM } else { 0 },
             mdcr_el2: guest_mdcr(features),
-            hstr_el2: 0,
             cnthctl_el2: cnthctl::EL1PCTEN,
             ich_hcr_el2: ich_hcr::EN,
             icc_sre_el2: ICC_SRE_EL2_SRE,
@@ -197,6 +194,17 @@ impl TrapControls {
     /// Makes the guest's next use of FP or SIMD trap.
     pub fn disable_fp(&mut self) {
         self.cptr_el2 |= cptr::TFP;
+    }
+
+    /// Lets the guest use pointer authentication without a trap, of a CPU that has it.
+    pub fn give_keys(&mut self) {
+        self.hcr_el2 |= hcr::APK_API;
+    }
+
+    /// True where the guest may use pointer authentication without a trap, so that the keys in the CPU must be its own.
+    #[inline(always)]
+    pub const fn gives_keys(&self) -> bool {
+        self.hcr_el2 & hcr::APK_API != 0
     }
 }
 
@@ -274,7 +282,6 @@ fn guest_hcr(features: &CpuFeatures) -> u64 {
     for (present, bits) in [
         (features.lor, hcr::TLOR),
         (features.ras, hcr::TERR | hcr::TEA),
-        (features.pauth, hcr::APK_API),
         (features.fwb, hcr::FWB),
         // What TID2 traps but CTR_EL0, which a guest reads often and is given as it is.
         (features.evt, hcr::TID4),
@@ -343,7 +350,7 @@ mod tests {
         let controls = host(&CpuFeatures::default());
         assert_eq!(controls.hcr_el2, 1 << 31 | 1 << 19 | 1);
         assert_eq!(controls.cptr_el2, 0x33ff, "as the boot protocol has it");
-        assert_eq!((controls.mdcr_el2, controls.hcrx_el2, controls.hstr_el2), (0, 0, 0));
+        assert_eq!((controls.mdcr_el2, controls.hcrx_el2), (0, 0));
         assert_eq!(controls.cnthctl_el2, 3);
         assert_eq!((controls.icc_sre_el2, controls.ich_hcr_el2), (0xf, 0));
         assert_eq!((controls.mpam2_el2, controls.mpamhcr_el2), (1 << 50, 0));
@@ -429,15 +436,24 @@ mod tests {
         }
         let controls = guest(&everything());
         assert_eq!(controls.hcr_el2 & (0b111 << 35), 0b111 << 35, "TLOR, TERR, TEA");
-        assert_eq!(
-            controls.hcr_el2 & (1 << 49 | 1 << 58 | 1 << 46 | 0b11 << 40),
-            1 << 49 | 1 << 58 | 1 << 46 | 0b11 << 40
-        );
+        assert_eq!(controls.hcr_el2 & (1 << 49 | 1 << 58 | 1 << 46), 1 << 49 | 1 << 58 | 1 << 46);
+        assert_eq!(controls.hcr_el2 & 0b11 << 40, 0, "APK, API: the keys are the host's still");
         assert_eq!(
             controls.mdcr_el2 & (1 << 27 | 1 << 19 | 1 << 14 | 0b11 << 5),
             1 << 27 | 1 << 19 | 1 << 14 | 0b11 << 5
         );
         assert_ne!(controls.cptr_el2 & 1 << 30, 0, "activity monitors");
+    }
+
+    #[test]
+    fn keys_are_given_once_and_for_all() {
+        let mut controls = guest(&everything());
+        assert!(!controls.gives_keys());
+        let before = controls;
+        controls.give_keys();
+        assert!(controls.gives_keys());
+        assert_eq!(controls, TrapControls { hcr_el2: before.hcr_el2 | 0b11 << 40, ..before });
+        assert!(host(&everything()).gives_keys());
     }
 
     #[test]

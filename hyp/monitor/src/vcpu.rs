@@ -121,9 +121,9 @@ impl Vcpu {
     pub fn claim_to_run(&self, cpu: CpuIndex) -> Result<Claim<'_>, Error> {
         let running = VcpuState::Running(cpu);
         let found = match self.transition(VcpuState::Ready, running) {
-            Ok(()) => return Ok(Claim { vcpu: self, next: VcpuState::Ready }),
+            Ok(()) => return Ok(Claim { vcpu: self, next: READY }),
             Err(VcpuState::OnPending) => match self.transition(VcpuState::OnPending, running) {
-                Ok(()) => return Ok(Claim { vcpu: self, next: VcpuState::OnPending }),
+                Ok(()) => return Ok(Claim { vcpu: self, next: ON_PENDING }),
                 Err(found) => found,
             },
             Err(found) => found,
@@ -137,7 +137,7 @@ impl Vcpu {
     /// Claims the vCPU in order to turn it on. The state that forbids it otherwise.
     pub fn claim_to_start(&self) -> Result<Claim<'_>, VcpuState> {
         self.transition(VcpuState::Off, VcpuState::Starting)?;
-        Ok(Claim { vcpu: self, next: VcpuState::Off })
+        Ok(Claim { vcpu: self, next: OFF })
     }
 
     /// Claims the vCPU, on or off, in order to look at its registers or to set them.
@@ -148,9 +148,9 @@ impl Vcpu {
         let raw = self.state.load(Ordering::Relaxed);
         match VcpuState::decode(raw) {
             VcpuState::Starting | VcpuState::Running(_) | VcpuState::Examined => Err(Error::Busy),
-            next @ (VcpuState::Off | VcpuState::OnPending | VcpuState::Ready | VcpuState::Stopped) => {
+            VcpuState::Off | VcpuState::OnPending | VcpuState::Ready | VcpuState::Stopped => {
                 let claimed = self.state.compare_exchange(raw, raw | EXAMINED, Ordering::AcqRel, Ordering::Relaxed);
-                claimed.map(|_| Claim { vcpu: self, next }).map_err(|_| Error::Busy)
+                claimed.map(|_| Claim { vcpu: self, next: raw }).map_err(|_| Error::Busy)
             }
         }
     }
@@ -166,13 +166,15 @@ impl Vcpu {
 /// The exclusive use of a vCPU's registers. Dropping it releases the vCPU.
 pub struct Claim<'a> {
     vcpu: &'a Vcpu,
-    next: VcpuState,
+    /// The state from then on, as it is stored.
+    next: u32,
 }
 
 impl Claim<'_> {
     /// What the vCPU is to do once the claim is released.
+    #[inline(always)]
     pub fn set_next(&mut self, next: VcpuState) {
-        self.next = next;
+        self.next = next.encode();
     }
 }
 
@@ -194,7 +196,8 @@ impl DerefMut for Claim<'_> {
 }
 
 impl Drop for Claim<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
-        self.vcpu.state.store(self.next.encode(), Ordering::Release);
+        self.vcpu.state.store(self.next, Ordering::Release);
     }
 }

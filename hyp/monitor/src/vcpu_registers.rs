@@ -23,7 +23,7 @@ pub(crate) fn get(context: &mut VcpuContext, register: Register) -> u64 {
             (if upper { value >> 64 } else { value }) as u64
         }
         Register::General(index) => context.general.x(index.into()),
-        Register::Named(named) => *place(context, named),
+        Register::Named(named) => place(context, named).map_or(0, |place| *place),
     }
 }
 
@@ -48,7 +48,9 @@ pub(crate) fn set(context: &mut VcpuContext, register: Register, value: u64) -> 
                 NamedRegister::CntvCtlEl0 => value & CNTV_CTL_WRITABLE,
                 _ => value,
             };
-            *place(context, named) = value;
+            if let Some(place) = place(context, named) {
+                *place = value;
+            }
         }
     }
     Ok(())
@@ -59,16 +61,16 @@ fn is_pstate(value: u64) -> bool {
     matches!(value & PSTATE_MODE, MODE_EL0T | MODE_EL1T | MODE_EL1H) && value & !(PSTATE_MODE | PSTATE_FLAGS) == 0
 }
 
-/// Where a register is kept.
-fn place(context: &mut VcpuContext, register: NamedRegister) -> &mut u64 {
+/// Where a register is kept; `None` for those that are zero for every guest.
+fn place(context: &mut VcpuContext, register: NamedRegister) -> Option<&mut u64> {
     let el1 = &mut context.el1;
-    match register {
+    Some(match register {
+        NamedRegister::ActlrEl1 | NamedRegister::MdscrEl1 => return None,
         NamedRegister::Pc => &mut context.general.pc,
         NamedRegister::Pstate => &mut context.general.pstate,
         NamedRegister::SpEl0 => &mut el1.sp_el0,
         NamedRegister::SpEl1 => &mut el1.sp_el1,
         NamedRegister::SctlrEl1 => &mut el1.sctlr_el1,
-        NamedRegister::ActlrEl1 => &mut el1.actlr_el1,
         NamedRegister::CpacrEl1 => &mut el1.cpacr_el1,
         NamedRegister::Ttbr0El1 => &mut el1.ttbr0_el1,
         NamedRegister::Ttbr1El1 => &mut el1.ttbr1_el1,
@@ -88,13 +90,12 @@ fn place(context: &mut VcpuContext, register: NamedRegister) -> &mut u64 {
         NamedRegister::SpsrEl1 => &mut el1.spsr_el1,
         NamedRegister::ParEl1 => &mut el1.par_el1,
         NamedRegister::CntkctlEl1 => &mut el1.cntkctl_el1,
-        NamedRegister::MdscrEl1 => &mut el1.mdscr_el1,
         NamedRegister::DisrEl1 => &mut el1.disr_el1,
         NamedRegister::CntvCtlEl0 => &mut context.timer.cntv_ctl_el0,
         NamedRegister::CntvCvalEl0 => &mut context.timer.cntv_cval_el0,
         NamedRegister::Fpcr => &mut context.fp.fpcr,
         NamedRegister::Fpsr => &mut context.fp.fpsr,
-    }
+    })
 }
 
 #[cfg(test)]

@@ -50,6 +50,9 @@ pub struct VmConfig {
     pub traps: TrapControls,
 }
 
+// A vCPU's index and one more fit a byte.
+const _: () = assert!(MAX_VCPUS < 0xff);
+
 /// A VM, in memory that the host donated for it.
 pub struct Vm {
     config: VmConfig,
@@ -101,9 +104,14 @@ impl Vm {
     /// Notes that `cpu`, the calling one, is about to run vCPU `index`: true where the last vCPU of this VM that it ran
     /// was another.
     pub fn is_change_of_vcpu(&self, cpu: CpuIndex, index: u64) -> bool {
-        let name = u8::try_from(index.saturating_add(1)).unwrap_or(u8::MAX);
-        let last = self.last_vcpus.get(cpu.0).map_or(u8::MAX, |last| last.swap(name, Ordering::Relaxed));
-        last != name && last != 0
+        let name = (index as u8).wrapping_add(1);
+        let Some(place) = self.last_vcpus.get(cpu.0) else { return true };
+        let last = place.load(Ordering::Relaxed);
+        if last == name {
+            return false;
+        }
+        place.store(name, Ordering::Relaxed);
+        last != 0
     }
 
     /// vCPU `index`.

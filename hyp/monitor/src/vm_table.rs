@@ -61,6 +61,7 @@ impl Way {
         self.door.open(handle.0, life == Life::Dying);
     }
 
+    #[inline(always)]
     fn enter(&self, handle: VmHandle, allow: impl Fn(Life) -> bool) -> Option<VmReference<'_>> {
         let inside = self.door.enter(handle.0, |dying| allow(if dying { Life::Dying } else { Life::Live }))?;
         Some(VmReference { vm: self.vm.load(Ordering::Relaxed), _inside: inside })
@@ -97,7 +98,17 @@ impl VmTable {
     /// # Errors
     /// [`Error::VmGone`] where there is none of that name, or it is dying; [`Error::WrongState`] where it has not been
     /// initialised.
+    #[inline(always)]
     pub fn live(&self, handle: VmHandle) -> Result<VmReference<'_>, Error> {
+        match self.enter(handle, |life| life == Life::Live) {
+            Some(reference) => Ok(reference),
+            None => self.closed_but_live(handle),
+        }
+    }
+
+    /// [`live`](Self::live) for a VM that it has found closed.
+    #[cold]
+    fn closed_but_live(&self, handle: VmHandle) -> Result<VmReference<'_>, Error> {
         self.reference(handle, |life| match life {
             Life::Live => Ok(()),
             Life::Reserved | Life::Changing => Err(Error::WrongState),
@@ -142,6 +153,7 @@ impl VmTable {
         self.enter(handle, |_| true).ok_or(Error::WrongState)
     }
 
+    #[inline(always)]
     fn enter(&self, handle: VmHandle, allow: impl Fn(Life) -> bool) -> Option<VmReference<'_>> {
         self.ways.get(slot_of(handle))?.enter(handle, allow)
     }

@@ -8,6 +8,7 @@ use memsim::{Cpu, Machine};
 use monitor::object::ObjectMemory;
 use monitor::platform::{CpuIndex, GuestTrap, Next, Platform, RunEntry, RunExit};
 use monitor::registers::VcpuContext;
+use monitor::syndrome::Syndrome;
 use ownership::{Access, Call, HostFault, LockedMemory, Wipe, Witness};
 use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
 use std::collections::VecDeque;
@@ -241,7 +242,7 @@ impl Platform for TestPlatform {
     fn run_guest(
         &mut self,
         context: &mut VcpuContext,
-        mut next: impl FnMut(&GuestTrap, &mut VcpuContext) -> Next,
+        mut next: impl FnMut(Syndrome, &mut VcpuContext) -> Next,
     ) -> GuestTrap {
         loop {
             let trap = match (self.guest.pop_front(), &mut self.resident) {
@@ -249,10 +250,11 @@ impl Platform for TestPlatform {
                 (None, Some(step)) => step(context),
                 (None, None) => GuestTrap::Interrupt,
             };
-            match next(&trap, context) {
+            let GuestTrap::Synchronous(exception) = trap else { return trap };
+            match next(exception.syndrome(), context) {
                 Next::Leave => return trap,
                 Next::ResumeWithFp => context.fp_enabled = 1,
-                Next::Resume => {}
+                Next::ResumeWithKeys | Next::Resume => {}
             }
         }
     }
@@ -274,6 +276,7 @@ impl Platform for TestPlatform {
             data: read(offset_of!(RunPage, data)),
             response: read(offset_of!(RunPage, response)),
             interrupt_control: read(offset_of!(RunPage, interrupt_control)),
+            list_register_bits: list_registers.iter().fold(0, |bits, register| bits | *register),
         }
     }
 

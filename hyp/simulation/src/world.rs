@@ -36,6 +36,8 @@ pub struct Options {
     pub seed: Vec<u8>,
     /// What RNDR gives the boot CPU; where it is not empty, there is FEAT_RNG.
     pub random: Vec<u64>,
+    /// FEAT_PAuth.
+    pub pointer_authentication: bool,
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
             conduit: PsciConduit::Smc,
             seed: Vec::from(*b"a seed that no host has ever seen"),
             random: Vec::new(),
+            pointer_authentication: false,
         }
     }
 }
@@ -143,7 +146,7 @@ impl World {
     /// # Panics
     /// Where the carve-out is too small for the roots of tables.
     pub fn with(options: Options) -> Self {
-        let Options { layout, firmware, psci_version, conduit, mut seed, random } = options;
+        let Options { layout, firmware, psci_version, conduit, mut seed, random, pointer_authentication } = options;
         let machine = Machine::new(CPUS.len(), layout.carve_out());
         let arena = Arena::new(RAM, layout.ram_pages);
         let mut cpu0 = TestPlatform::new(&machine, 0, arena.clone(), firmware);
@@ -182,6 +185,7 @@ impl World {
         // A GICv3 with 4 list registers and 5 bits of priority.
         let id = IdRegisters {
             id_aa64isar0_el1,
+            id_aa64isar1_el1: u64::from(pointer_authentication) << 4,
             id_aa64pfr0_el1: 1 << 24,
             id_aa64mmfr0_el1: 2,
             midr_el1: 0x410f_d034,

@@ -1,15 +1,21 @@
 //! What guests are likely to be able to do.
 
+use super::host::FIRST_DEVICE_FRAME;
 use super::{Chooser, KnownVm, guest, named};
 use crate::executor::{Access, GuestRequest};
 use crate::guest_step::{GuestAction, GuestFunction};
 use crate::operand::{IpaName, Operand};
 use crate::step::Action;
-use abi::Gfn;
 use abi::guest::GuestCall;
 use abi::host::{RIGHT_EXECUTE, RIGHT_READ, RIGHT_WRITE, VmHandle};
+use abi::{Gfn, PAGE_SHIFT};
 use alloc::vec::Vec;
 use ownership_spec::{Borrower, Owner, Page, Rights};
+
+/// How many frames for devices a guest plays with.
+const DEVICE_FRAMES: u64 = 8;
+/// Of so many steps with the guard one enrols, for which there is no way back.
+const ENROLMENTS: u64 = 12;
 
 /// The bits of rights.
 fn bits(rights: Rights) -> u64 {
@@ -47,7 +53,8 @@ impl<'a> Chooser<'a> {
             59..=69 => self.accept(),
             70..=72 => self.withdraw(),
             73..=75 => self.drop_share(),
-            76..=77 => self.ask(),
+            76 => self.ask(),
+            77 => self.guard(),
             78..=79 => self.touch_vacant(),
             _ => self.touch(),
         }
@@ -58,8 +65,14 @@ impl<'a> Chooser<'a> {
         let (guests, model, memory) = (&self.territory.guests, self.model, self.memory());
         let vm = self.vm_where(|vm| {
             let Some(stopped) = model.stopped_at(vm.handle, 0) else { return false };
-            let filled = frame_of(stopped).is_none_or(|gfn| memory.memory_of(vm.vm).contains_key(&gfn));
-            guests.contains(&vm.number) && !vm.guest.dying && filled
+            let goes_on = match *stopped {
+                // Where it may only read, it does not come past a write.
+                GuestRequest::Access { access: access @ Access::Write(_), ipa } if !vm.guest.protected => {
+                    model.guest_may(vm.vm, access, Gfn::containing(ipa))
+                }
+                _ => frame_of(stopped).is_none_or(|gfn| memory.memory_of(vm.vm).contains_key(&gfn)),
+            };
+            guests.contains(&vm.number) && !vm.guest.dying && goes_on
         })?;
         Some(guest(vm.number, GuestAction::Resume))
     }
@@ -131,15 +144,42 @@ impl<'a> Chooser<'a> {
 
     fn ask(&mut self) -> Option<Action> {
         let vm = self.acting_guest(|_| true)?;
-        let questions = [GuestFunction::Features, GuestFunction::HypMeminfo, GuestFunction::Own(GuestCall::VmName)];
+        let questions = [
+            GuestFunction::Features,
+            GuestFunction::HypMeminfo,
+            GuestFunction::GuardInfo,
+            GuestFunction::Own(GuestCall::VmName),
+        ];
         call(vm.number, self.random.pick(&questions)?, [])
     }
 
-    /// Touches a frame that has nothing, so that the vCPU waits for memory.
+    /// Where devices of guests for scripts may be.
+    fn device_address(&mut self) -> IpaName {
+        IpaName::Raw((FIRST_DEVICE_FRAME + self.random.below(DEVICE_FRAMES)) << PAGE_SHIFT)
+    }
+
+    /// Marks a frame as a device's, or a mark is removed; once in a while the guest enrols.
+    fn guard(&mut self) -> Option<Action> {
+        let vm = self.acting_guest(|vm| vm.guest.protected)?;
+        if self.random.one_in(ENROLMENTS) {
+            return call(vm.number, GuestFunction::GuardEnroll, []);
+        }
+        let marks = &self.model.guard(vm.handle)?.marks;
+        let marked = self.random.pick(&marks.iter().copied().collect::<Vec<Gfn>>());
+        match marked.filter(|_| self.random.one_in(2)) {
+            Some(gfn) => {
+                call(vm.number, GuestFunction::GuardUnmap, [Operand::Ipa(IpaName::Raw(gfn.raw() << PAGE_SHIFT))])
+            }
+            None => call(vm.number, GuestFunction::GuardMap, [Operand::Ipa(self.device_address())]),
+        }
+    }
+
+    /// Touches a frame that has nothing, so that the vCPU waits for memory, or the host answers.
     fn touch_vacant(&mut self) -> Option<Action> {
         let vm = self.acting_guest(|_| true)?;
         let frame = self.random.below(self.territory.frames.into()) as u32;
-        self.access_of(&vm, frame)
+        let at = if self.random.one_in(4) { self.device_address() } else { IpaName::Frame(frame) };
+        Some(self.access_at(&vm, at))
     }
 
     /// Touches memory that the guest has, whatever it may do with it.
@@ -152,15 +192,18 @@ impl<'a> Chooser<'a> {
     }
 
     fn access_of(&mut self, vm: &KnownVm<'a>, frame: u32) -> Option<Action> {
-        let at = IpaName::Frame(frame);
-        Some(guest(
+        Some(self.access_at(vm, IpaName::Frame(frame)))
+    }
+
+    fn access_at(&mut self, vm: &KnownVm<'a>, at: IpaName) -> Action {
+        guest(
             vm.number,
             match self.access() {
                 Access::Read => GuestAction::Read(at),
                 Access::Write(value) => GuestAction::Write(at, value),
                 Access::Execute => GuestAction::Execute(at),
             },
-        ))
+        )
     }
 }
 

@@ -62,7 +62,7 @@ impl Model {
         }
         let judged = match request {
             GuestRequest::Call { function, arguments } => {
-                self.judge_guest_call(vm, function, &arguments, outcome, company)
+                self.judge_guest_call(handle, vm, function, &arguments, outcome, company)
             }
             GuestRequest::Access { access, ipa } => self.judge_guest_access(vm, access, ipa, outcome),
             GuestRequest::Resume => Ok(None),
@@ -99,6 +99,7 @@ impl Model {
 
     fn judge_guest_call(
         &self,
+        handle: VmHandle,
         vm: &Initialised,
         function: u64,
         arguments: &[u64; 7],
@@ -120,7 +121,7 @@ impl Model {
                 let bitmap = if protected { FEATURES_BITMAP } else { FEATURES_PLAIN };
                 return answered(Status::Value(bitmap.into()), [0; 3], outcome);
             }
-            GuestFunction::HypMeminfo if protected && arguments[..3] == [0; 3] => {
+            GuestFunction::HypMeminfo | GuestFunction::GuardInfo if protected && arguments[..3] == [0; 3] => {
                 return answered(Status::Value(PAGE_SIZE), [0; 3], outcome);
             }
             GuestFunction::Own(GuestCall::VmName) => {
@@ -128,7 +129,10 @@ impl Model {
                 return answered(Status::Ok, [name.into(), own_calls(protected), 0], outcome);
             }
             _ if !protected => Err(Error::NotSupported),
-            GuestFunction::HypMeminfo => Err(Error::InvalidParameter),
+            GuestFunction::HypMeminfo | GuestFunction::GuardInfo => Err(Error::InvalidParameter),
+            GuestFunction::GuardEnroll | GuestFunction::GuardMap | GuestFunction::GuardUnmap => {
+                return self.judge_guard_call(handle, vm, function, arguments, outcome);
+            }
             GuestFunction::MemShare | GuestFunction::MemUnshare | GuestFunction::MemRelinquish => {
                 self.kvm_call(vm, function, arguments)
             }
@@ -230,14 +234,21 @@ impl Model {
             Frame::LentOut(_) => aborted(outcome),
             Frame::Vacant if ipa >= DEVICE_LIMIT => stopped(ExitReason::MemoryFault, page_address, outcome),
             Frame::Vacant if access == Access::Execute => aborted(outcome),
+            Frame::Vacant if vm.guard.hides(gfn) => aborted(outcome),
             // The host answers.
+            Frame::Vacant if outcome.status == Status::Abort => Err(format!("the host is to be asked, not {outcome}")),
             Frame::Vacant => Ok(None),
             Frame::Device(_) if access == Access::Execute => aborted(outcome),
             Frame::Device(_) => Ok(None),
             Frame::Memory(page) => {
-                let granted = self.specification.access(Owner::Guest(vm.vm), page);
-                let may = granted.iter().any(|(at, rights)| *at == Some(gfn) && allows(*rights, access));
+                let may = self.guest_may(vm.vm, access, gfn);
+                let is_protected = self.specification.guest(vm.vm).is_ok_and(|guest| guest.protected);
                 match (may, access, ipa.page_offset()) {
+                    (false, Access::Write(_), _) if !is_protected && ipa >= DEVICE_LIMIT => {
+                        stopped(ExitReason::MemoryFault, page_address, outcome)
+                    }
+                    // The host answers.
+                    (false, Access::Write(_), _) if !is_protected => Ok(None),
                     (false, ..) => aborted(outcome),
                     (true, _, 0) | (true, Access::Execute, _) => self.judge_word(page, access, outcome),
                     (true, Access::Write(_), 1..8) => Ok(Some(self.with_word(page, None))),
@@ -245,6 +256,13 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// True where a guest may make an access to the memory that it has at a frame.
+    pub fn guest_may(&self, vm: ownership_spec::Vm, access: Access, gfn: Gfn) -> bool {
+        let Frame::Memory(page) = self.specification.frame(vm, gfn) else { return false };
+        let granted = self.specification.access(Owner::Guest(vm), page);
+        granted.iter().any(|(at, rights)| *at == Some(gfn) && allows(*rights, access))
     }
 
     /// A vCPU that has not come past a store makes it when it is run by a plain VCPU_RUN, if it can and is not interrupted
@@ -255,6 +273,14 @@ impl Model {
         };
         match self.specification.frame(self.slot(handle)?, Gfn::containing(ipa)) {
             Frame::Memory(page) => Some(self.with_word(page, None)),
+            _ => None,
+        }
+    }
+
+    /// What a VM's guest takes for devices.
+    pub fn guard(&self, handle: VmHandle) -> Option<&super::Guard> {
+        match self.vms.get(&handle) {
+            Some(Life::Initialised(vm)) => Some(&vm.guard),
             _ => None,
         }
     }

@@ -1,5 +1,6 @@
 //! What host calls come to.
 
+use super::guard::Guard;
 use super::guest::DEVICE_LIMIT;
 use super::life::{Initialised, Life, gfn_limit};
 use super::{Company, Judged, Model, refused};
@@ -243,7 +244,16 @@ impl Model {
         let created = donated.create(vm, handle, flags & VM_PROTECTED != 0, gfn_limit(ipa_bits))?;
         let mut next = self.with(created);
         let (objects, run_pages, opaque) = (Vec::from([(first, count)]), Vec::new(), Gfn::new(0)..Gfn::new(0));
-        let life = Initialised { vm, ipa_bits, vcpu_limit: vcpus, vcpus: 0, opaque, objects, run_pages };
+        let life = Initialised {
+            vm,
+            ipa_bits,
+            vcpu_limit: vcpus,
+            vcpus: 0,
+            opaque,
+            guard: Guard::default(),
+            objects,
+            run_pages,
+        };
         next.vms.insert(handle, Life::Initialised(life));
         Ok(Due::done([0; 3], Some(next)))
     }

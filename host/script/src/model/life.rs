@@ -1,6 +1,7 @@
 //! The life of VMs: who is there, and what may be asked of it.
 
 use super::Model;
+use super::guard::Guard;
 use abi::Error;
 use abi::host::VmHandle;
 use abi::{Gfn, PAGE_SHIFT, Pfn};
@@ -35,6 +36,8 @@ pub struct Initialised {
     pub vcpus: u64,
     /// Frames of which nothing is known: whoever made the VM put something there.
     pub opaque: Range<Gfn>,
+    /// What the guest takes for devices.
+    pub guard: Guard,
     /// Pages that the host gave to hyp for it, as ranges, and shared for run pages.
     pub(super) objects: Vec<(Pfn, u64)>,
     pub(super) run_pages: Vec<Pfn>,
@@ -57,7 +60,8 @@ impl Model {
         self.specification = next.map_err(|error| format!("VM {:#x} cannot be added: {error}", handle.0))?;
         let opaque = Gfn::new(OPAQUE)..self.places.frames;
         let (objects, run_pages) = (Vec::new(), Vec::new());
-        let life = Initialised { vm, ipa_bits, vcpu_limit: vcpus, vcpus, opaque, objects, run_pages };
+        let life =
+            Initialised { vm, ipa_bits, vcpu_limit: vcpus, vcpus, opaque, guard: Guard::default(), objects, run_pages };
         self.vms.insert(handle, Life::Initialised(life));
         Ok(())
     }

@@ -5,11 +5,13 @@
 //! at the same time, [`orders`] looks for an order of their requests that explains all outcomes.
 
 mod access;
+mod guard;
 mod guest;
 mod host_call;
 mod life;
 mod order;
 
+pub use guard::Guard;
 pub use life::Life;
 pub use order::{Observed, orders};
 
@@ -118,7 +120,13 @@ impl Model {
                 words.remove(&pfn);
             }
         }
-        Self { specification, vms: self.vms.clone(), words, stopped: self.stopped.clone(), places: self.places }
+        let mut vms = self.vms.clone();
+        for life in vms.values_mut() {
+            if let Life::Initialised(vm) = life {
+                guard::forget_marks(vm, &specification);
+            }
+        }
+        Self { specification, vms, words, stopped: self.stopped.clone(), places: self.places }
     }
 
     /// The same after a store.

@@ -2,6 +2,7 @@
 
 mod chosen;
 mod driver;
+mod every_call;
 mod orders;
 mod recorder;
 mod simulated;

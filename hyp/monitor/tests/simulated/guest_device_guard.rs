@@ -46,6 +46,25 @@ fn reaches_the_host(world: &mut World, vm: TestVm, ipa: u64, iss: u64) -> bool {
 }
 
 #[test]
+fn an_access_that_goes_on_into_the_next_page_is_nobodys_to_answer() {
+    const DOUBLEWORD: u64 = 3 << 22 | 1 << 15;
+    let mut world = World::new();
+    let vm = world.protected_vm();
+    assert_eq!(result(&mut world, vm, MMIO_GUARD_MAP, &[UART, 0, 0]), 0);
+    for enrolled in [false, true] {
+        if enrolled {
+            assert_eq!(result(&mut world, vm, MMIO_GUARD_ENROLL, &[0, 0, 0]), 0);
+        }
+        for iss in [LOAD, STORE] {
+            assert!(reaches_the_host(&mut world, vm, UART + 0xfff, iss));
+            for offset in [0xff9, 0xffc, 0xfff] {
+                assert!(!reaches_the_host(&mut world, vm, UART + offset, iss | DOUBLEWORD), "{offset:#x}");
+            }
+        }
+    }
+}
+
+#[test]
 fn only_marked_pages_are_devices_once_the_guest_is_enrolled() {
     let mut world = World::new();
     let vm = world.protected_vm();

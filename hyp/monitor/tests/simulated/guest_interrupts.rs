@@ -89,6 +89,27 @@ fn list_registers_go_in_and_come_back_as_the_guest_left_them() {
 }
 
 #[test]
+fn empty_list_registers_behind_the_last_are_left_alone() {
+    let mut world = World::new();
+    let vm = world.protected_vm();
+    let empty = !(PENDING | ACTIVE);
+    for in_use in 0..=4_usize {
+        (0..4).for_each(|index| host_writes(&world, vm, list_register(index), empty));
+        if let Some(last) = in_use.checked_sub(1) {
+            host_writes(&world, vm, list_register(last), PENDING | 40);
+        }
+        let seen = context_in(&mut world, vm, move |context| {
+            (0..in_use).for_each(|index| context.interrupts.list_registers[index] = 0);
+        });
+        assert_eq!(seen.interrupts.list_registers_in_use, in_use);
+        for index in 0..4 {
+            let expected = if index < in_use { 0 } else { empty };
+            assert_eq!(host_reads(&world, vm, list_register(index)), expected, "{index} of {in_use}");
+        }
+    }
+}
+
+#[test]
 fn what_the_run_page_may_not_hold_is_refused_and_nothing_is_run() {
     let mut world = World::new();
     let vm = world.protected_vm();

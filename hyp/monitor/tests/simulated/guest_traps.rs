@@ -1,6 +1,6 @@
 //! What a guest's traps lead to, and what the host sees of them.
 
-use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, RAM, TestVm, World, abort, esr, trap};
+use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, Options, RAM, TestVm, World, abort, esr, trap};
 use abi::run::ExitReason;
 use abi::{Error, Pfn};
 use monitor::platform::{GuestTrap, RunExit};
@@ -191,6 +191,51 @@ fn memory_that_is_not_there_is_asked_for() {
 }
 
 #[test]
+fn a_write_to_what_a_plain_guest_may_only_read_is_the_hosts_to_answer() {
+    const PERMISSION_FAULT: u64 = 0x0f;
+    let walk = PERMISSION_FAULT | 1 << 7;
+    let mut world = World::new();
+    let vm = world.vm(RAM, false, 1);
+    let fault =
+        RunExit { exit_reason: ExitReason::MemoryFault as u64, ipa: 0x4000_5000, write: 1, ..RunExit::default() };
+    for exception in [
+        abort(class::DATA_ABORT_LOWER, ISV | WNR | PERMISSION_FAULT, 0x4000_5123),
+        abort(class::DATA_ABORT_LOWER, WNR | PERMISSION_FAULT, 0x4000_5123),
+        abort(class::DATA_ABORT_LOWER, WNR | 1 << 8 | PERMISSION_FAULT, 0x4000_5123),
+        abort(class::DATA_ABORT_LOWER, walk, 0x4000_5000),
+        abort(class::INSTRUCTION_ABORT_LOWER, walk, 0x4000_5000),
+    ] {
+        world.exits(vm, move |_| trap(exception), fault);
+    }
+    let store = |context: &mut VcpuContext| {
+        with_secrets(context);
+        context.general.x[5] = 0x41;
+        trap(abort(class::DATA_ABORT_LOWER, ISV | 2 << 22 | srt(5) | WNR | PERMISSION_FAULT, UART))
+    };
+    let mmio = RunExit { exit_reason: ExitReason::Mmio as u64, ipa: UART, size: 4, write: 1, data: 0x41, ..fault };
+    world.exits(vm, store, mmio);
+    // Every other right that it has not got, and every one that a protected guest has not got, is an abort.
+    let other = world.vm(RAM + 32, true, 1);
+    for (vm, class, iss, ipa) in [
+        (vm, class::DATA_ABORT_LOWER, ISV | PERMISSION_FAULT, 0x4000_5123),
+        (vm, class::INSTRUCTION_ABORT_LOWER, PERMISSION_FAULT, 0x4000_5000),
+        (vm, class::INSTRUCTION_ABORT_LOWER, walk, UART),
+        (vm, class::DATA_ABORT_LOWER, walk, UART),
+        (vm, class::DATA_ABORT_LOWER, ISV | WNR | PERMISSION_FAULT, 1 << IPA_BITS),
+        (other, class::DATA_ABORT_LOWER, ISV | WNR | PERMISSION_FAULT, 0x4000_5123),
+        (other, class::DATA_ABORT_LOWER, walk, 0x4000_5000),
+        (other, class::INSTRUCTION_ABORT_LOWER, walk, 0x4000_5000),
+    ] {
+        let seen = look(&mut world, vm, move |context| {
+            with_secrets(context);
+            context.general.pstate = 0x5;
+            trap(abort(class, iss, ipa))
+        });
+        assert_eq!(seen.general.pc, VBAR + 0x200, "{class:#x} {iss:#x} {ipa:#x}");
+    }
+}
+
+#[test]
 fn what_cannot_be_answered_is_an_external_abort_to_the_guest() {
     let mut world = World::new();
     let vm = world.protected_vm();
@@ -259,6 +304,39 @@ fn fp_is_switched_on_by_its_first_use_and_off_at_the_exit() {
 }
 
 #[test]
+fn keys_are_given_at_their_first_use_for_good() {
+    // MSR APIAKeyLo_EL1, x1; and an instruction that uses a key.
+    let key = esr(class::SYSTEM_REGISTER, 3 << 20 | 2 << 10 | 1 << 5 | 1 << 1);
+    let instruction = esr(class::POINTER_AUTHENTICATION_TRAP, 0);
+    for first_use in [key, instruction] {
+        let mut world = World::with(Options { pointer_authentication: true, ..Options::default() });
+        let vm = world.protected_vm();
+        let seen = look(&mut world, vm, move |context| {
+            assert!(!context.traps.gives_keys());
+            trap(Exception { esr: first_use, ..Exception::default() })
+        });
+        assert!(seen.traps.gives_keys());
+        assert_eq!(seen.general.pc, GUEST_ENTRY, "the instruction is executed again");
+        // Where they are given already, a trap for them would come again for ever.
+        let seen = look(&mut world, vm, move |context| {
+            assert!(context.traps.gives_keys(), "at the next entry they go in with the guest");
+            context.el1.vbar_el1 = VBAR;
+            trap(Exception { esr: first_use, ..Exception::default() })
+        });
+        assert_eq!(seen.general.pc, VBAR + 0x200);
+
+        let mut world = World::new();
+        let vm = world.protected_vm();
+        let seen = look(&mut world, vm, move |context| {
+            context.el1.vbar_el1 = VBAR;
+            trap(Exception { esr: first_use, ..Exception::default() })
+        });
+        assert_eq!(seen.general.pc, VBAR + 0x200, "a CPU without them has none to give");
+        assert!(!seen.traps.gives_keys());
+    }
+}
+
+#[test]
 fn id_registers_are_read_and_unknown_registers_undefined() {
     let mut world = World::new();
     let vm = world.protected_vm();
@@ -308,12 +386,20 @@ fn a_vcpu_that_cannot_go_on_does_not() {
 
 #[test]
 fn a_guest_in_aarch32_is_stopped() {
-    let mut world = World::new();
-    let vm = world.protected_vm();
-    let step = |context: &mut VcpuContext| {
-        context.general.pstate = 0x1d0;
-        trap(Exception { esr: esr(class::UNKNOWN, 0), ..Exception::default() })
-    };
-    world.exits(vm, step, RunExit { exit_reason: ExitReason::Error as u64, ..RunExit::default() });
-    assert_eq!(world.run(vm, 0), Err(Error::WrongState));
+    const HVC: u64 = class::HVC64 << 26;
+    let undefined = GuestTrap::Synchronous(Exception { esr: esr(class::UNKNOWN, 0), ..Exception::default() });
+    let call = GuestTrap::Synchronous(Exception { esr: HVC, ..Exception::default() });
+    // Whatever brings it out: the host's interrupt, too.
+    for trap in [undefined, call, GuestTrap::Interrupt, GuestTrap::SError { esr: 0xbe00_0011 }] {
+        for pstate in [0x1d0, 0x1f0, 0x10] {
+            let mut world = World::new();
+            let vm = world.protected_vm();
+            let step = move |context: &mut VcpuContext| {
+                context.general.pstate = pstate;
+                trap
+            };
+            world.exits(vm, step, RunExit { exit_reason: ExitReason::Error as u64, ..RunExit::default() });
+            assert_eq!(world.run(vm, 0), Err(Error::WrongState), "{trap:?} {pstate:#x}");
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! The life of a VM: every step can be refused, none can be skipped.
 
 use crate::world::{GUEST_ENTRY, GUEST_RAM, IPA_BITS, Layout, Options, RAM, World, host_call, hvc, trap};
-use abi::Error;
-use abi::host::{HostCall, RECLAIM_MOST, VM_PROTECTED};
+use abi::host::{HostCall, MAX_VCPUS, MAX_VMS, RECLAIM_MOST, VM_PROTECTED};
 use abi::run::ExitReason;
+use abi::{Error, psci};
 use monitor::platform::GuestTrap;
 use monitor::vm_table::Life;
 use ownership::PageState;
 use pgtable::Tlbi;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn a_vm_lives_and_every_page_comes_back() {
@@ -122,6 +124,61 @@ fn no_step_is_skipped() {
     assert_eq!(world.call(HostCall::VmReclaim, &[handle, RAM + 64, 0]), Err(Error::BadRange));
     assert_eq!(world.call(HostCall::VmReclaim, &[handle, RAM + 64, 1]), Ok([1, 0, 0]));
     world.call(HostCall::VmFinalise, &[handle]).unwrap();
+    world.assert_all_back();
+}
+
+#[test]
+fn as_many_vms_live_and_run_as_there_may_be() {
+    let layout = Layout { ram_pages: 1 << 14, ..Layout::default() };
+    let mut world = World::with(Options { layout, ..Options::default() });
+    let vms: Vec<_> = (0..MAX_VMS as u64).map(|number| world.vm(RAM + 64 * number, number % 2 == 0, 1)).collect();
+    let vmids: HashSet<_> =
+        vms.iter().map(|vm| world.monitor.vms().live(vm.handle).unwrap().memory().lock().stage2().vmid()).collect();
+    assert_eq!(vmids.len(), MAX_VMS, "each has a VMID of its own");
+    let one_more = world.call(HostCall::VmReserve, &[]);
+    assert_eq!(one_more, Err(Error::Limit));
+    for vm in vms.iter().chain(vms.iter().rev()) {
+        assert_eq!(world.run(*vm, 0), Ok(ExitReason::Interrupt));
+    }
+    for vm in vms {
+        world.end(vm);
+    }
+    world.assert_all_back();
+    let vm = world.protected_vm();
+    world.end(vm);
+}
+
+#[test]
+fn a_vm_runs_as_many_vcpus_as_it_may_have() {
+    let mut world = World::new();
+    let vm = world.vm(RAM, true, MAX_VCPUS);
+    let mut affinities = HashSet::new();
+    for vcpu in 0..MAX_VCPUS {
+        if vcpu != 0 {
+            // The one before turns it on, to start with its own number.
+            world.cpu0.guest_does(move |context| {
+                context.general.x = [0; 31];
+                context.general.x[..4].copy_from_slice(&[psci::CPU_ON_64.into(), vcpu, GUEST_ENTRY, vcpu]);
+                trap(hvc(0))
+            });
+            assert_eq!(world.run(vm, vcpu - 1), Ok(ExitReason::CpuOn));
+        }
+        let seen = Arc::new(Mutex::new(None));
+        let slot = seen.clone();
+        world.cpu0.guest_does(move |context| {
+            *slot.lock().unwrap() = Some((context.general.x[0], context.traps.vmpidr_el2));
+            GuestTrap::Interrupt
+        });
+        assert_eq!(world.run(vm, vcpu), Ok(ExitReason::Interrupt));
+        let (argument, affinity) = seen.lock().unwrap().take().expect("it ran");
+        assert_eq!(argument, if vcpu == 0 { GUEST_RAM.raw() } else { vcpu });
+        assert!(affinities.insert(affinity), "vCPU {vcpu} has another's affinity");
+    }
+    // Each is still the one that it was, the last first.
+    for vcpu in (0..MAX_VCPUS).rev() {
+        assert_eq!(world.run(vm, vcpu), Ok(ExitReason::Interrupt));
+    }
+    world.end(vm);
     world.assert_all_back();
 }
 
