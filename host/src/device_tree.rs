@@ -53,6 +53,10 @@ pub struct Machine {
     pub ramdisk: PhysRange,
     /// `/chosen/bootargs`.
     pub bootargs: &'static str,
+    /// `/chosen/rng-seed`: random bytes; empty where there are none.
+    pub rng_seed: &'static [u8],
+    /// `/chosen/kaslr-seed`: the same.
+    pub kaslr_seed: &'static [u8],
 }
 
 /// A range of physical memory of `size` bytes.
@@ -142,6 +146,8 @@ impl Machine {
             conduit: None,
             ramdisk: PhysRange::default(),
             bootargs: "",
+            rng_seed: &[],
+            kaslr_seed: &[],
         };
         machine.read_memory(&tree);
         machine.read_devices(&tree);
@@ -198,6 +204,8 @@ impl Machine {
             self.ramdisk = PhysRange { start: PhysAddr::new(start), end: PhysAddr::new(end) };
             self.reserved.push(self.ramdisk);
         }
+        let bytes = |name| chosen.property(name).map_or(&[][..], |property| property.value);
+        (self.rng_seed, self.kaslr_seed) = (bytes("rng-seed"), bytes("kaslr-seed"));
         self.bootargs = chosen.property("bootargs").and_then(|arguments| arguments.as_str()).unwrap_or("");
     }
 

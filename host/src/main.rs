@@ -11,6 +11,7 @@ mod call;
 mod console;
 mod cpu;
 mod device_tree;
+mod entropy;
 mod exception;
 mod frames;
 mod guest_console;
@@ -56,6 +57,7 @@ extern "C" fn boot(device_tree: u64, counter: u64) -> ! {
     unsafe { console::open() };
     cpu::init(&machine.cpus);
     take_memory(machine);
+    entropy::init(machine);
     // SAFETY: the GIC was named by the device tree and is mapped; it is set up once.
     unsafe { interrupt::init(machine) };
     // SAFETY: the clock was named by the device tree and is mapped, where there is one.

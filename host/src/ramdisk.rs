@@ -1,6 +1,7 @@
 //! The ramdisk: a `newc` cpio archive of guest images.
 
 use abi::PhysRange;
+use vmm::cpio::Archive;
 
 /// The archive.
 #[derive(Clone, Copy)]
@@ -21,8 +22,6 @@ impl Ramdisk {
 
     /// The file of that name, whatever path leads to it from the archive's root.
     pub fn file(&self, name: &str) -> Option<&'static [u8]> {
-        cpio_reader::iter_files(self.0)
-            .find(|entry| entry.name().trim_start_matches(['.', '/']) == name)
-            .map(|entry| entry.file())
+        Archive::new(self.0).file(name)
     }
 }

@@ -1,11 +1,10 @@
 //! Running a guest: serving its exits until it ends.
 
 use crate::cpu::Cpu;
-use crate::frames::Pages;
 use crate::vm::{Vm, VmError};
 use crate::{hypercall, interrupt, println, smp};
-use abi::run::{ExitReason, RunPage};
-use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn};
+use abi::run::{ExitReason, RESPONSE_ABORT, RunPage};
+use abi::{Gfn, Ipa, PAGE_SIZE, Pfn};
 use alloc::format;
 use alloc::string::String;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -102,6 +101,13 @@ pub fn answer_read(page: *mut RunPage, data: u64) {
     unsafe { (&raw mut (*page).data).write_volatile(data) };
 }
 
+/// Has the guest take an abort for the access that it came out for, or not. `page` must be a vCPU's run page.
+pub fn refuse(page: *mut RunPage, is_refused: bool) {
+    let response = if is_refused { RESPONSE_ABORT } else { 0 };
+    // SAFETY: as for `read_exit`.
+    unsafe { (&raw mut (*page).response).write_volatile(response) };
+}
+
 /// Runs `vm` until it stops, or until it was interrupted `most_interrupts` times. Its vCPUs take turns on the calling
 /// CPU.
 pub fn run(vm: &mut Vm, exits: &mut Exits, most_interrupts: u64) -> Stop {
@@ -124,7 +130,7 @@ pub fn run_watched(vm: &mut Vm, exits: &mut Exits, most_interrupts: u64, mut wat
         if let Some(stop) = serve(vm, index, &exit, exits) {
             return stop;
         }
-        if matches!(reason, ExitReason::Interrupt | ExitReason::Wait) {
+        if matches!(reason, ExitReason::Interrupt | ExitReason::Wait | ExitReason::Yield) {
             turn = index + 1;
         }
         if exits.interrupts - start >= most_interrupts {
@@ -179,9 +185,10 @@ pub fn serve(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) -> Optio
         ExitReason::Interrupt => exits.interrupts += 1,
         ExitReason::Wait | ExitReason::Yield => exits.waits += 1,
         ExitReason::Mmio => serve_mmio(vm, index, exit, exits),
-        ExitReason::MemoryFault => match serve_fault(vm, exit.ipa) {
-            Ok(()) => exits.faults += 1,
-            Err(stop) => return Some(stop),
+        ExitReason::MemoryFault => match vm.serve_fault(exit.ipa, exit.write, index) {
+            Ok(true) => exits.faults += 1,
+            Ok(false) => return Some(Stop::NoMemoryAt(exit.ipa)),
+            Err(error) => return Some(Stop::Failed(error)),
         },
         ExitReason::Shared => {
             exits.shares += 1;
@@ -190,7 +197,7 @@ pub fn serve(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) -> Optio
         ExitReason::Unshared => exits.unshares += 1,
         // The host has no use for a loan, and gives it back as it came.
         ExitReason::Lent => {
-            let lent = vm.map().page_of(Gfn::containing(exit.ipa));
+            let lent = vm.page_of(Gfn::containing(exit.ipa));
             if let Some(Err(error)) = lent.map(|page| hypercall::vm_return(vm.handle(), page, 1)) {
                 return Some(Stop::Failed(VmError::Refused("VM_RETURN", error)));
             }
@@ -233,33 +240,19 @@ fn next_on(vm: &Vm, turn: usize) -> Option<usize> {
 fn serve_mmio(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) {
     exits.mmio += 1;
     let unclaimed = if exit.write {
-        vm.bus.write(exit.ipa, exit.size, exit.data).is_err()
+        vm.write_device(exit.ipa, exit.size, exit.data).is_err()
     } else {
-        let value = vm.bus.read(exit.ipa, exit.size);
+        let value = vm.read_device(exit.ipa, exit.size);
         answer_read(vm.vcpus[index].run_page(), value.unwrap_or(0));
         value.is_err()
     };
     exits.unclaimed += u64::from(unclaimed);
 }
 
-/// Gives a page of zeroes where the guest's RAM has none yet.
-fn serve_fault(vm: &mut Vm, address: Ipa) -> Result<(), Stop> {
-    let frame = Gfn::containing(address);
-    if !vm.on_demand || !vm.layout().is_ram(frame) || vm.map().page_of(frame).is_some() {
-        return Err(Stop::NoMemoryAt(address));
-    }
-    let page = Pages::zeroed(1).ok_or(Stop::Failed(VmError::OutOfMemory))?;
-    match vm.give(page, frame) {
-        // Another vCPU's fault may have brought a page meanwhile.
-        Ok(()) | Err(VmError::Refused(_, Error::WrongState)) => Ok(()),
-        Err(error) => Err(Stop::Failed(error)),
-    }
-}
-
 /// Reads the guest's message from the page that it shared, and writes the answer; `say` shows both. A page that does not
 /// begin with text is left alone: not every guest means it for a message.
 pub fn exchange_messages(vm: &Vm, address: Ipa, say: &mut dyn FnMut(&str)) {
-    let Some(page) = vm.map().page_of(Gfn::containing(address)) else { return };
+    let Some(page) = vm.page_of(Gfn::containing(address)) else { return };
     let message = read_message(page);
     if message.is_empty() {
         return;

@@ -4,16 +4,17 @@ use super::scheduler::{Scheduler, VcpuId};
 use crate::guests::terminal::Console;
 use crate::hypercall::InterruptInfo;
 use crate::interrupt;
+use crate::vm::Stage2;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use spin::Mutex;
-use vmm::dispatch::RangeError;
 use vmm::gic::{DistributorDevice, Gic, GicAccess, GicConfig, GicError, LinkedInterrupt, RedistributorDevice};
+use vmm::guest_space::{GuestSpace, SpaceError};
 use vmm::layout::{
     GIC_DISTRIBUTOR_BASE, GIC_DISTRIBUTOR_SIZE, GIC_REDISTRIBUTOR_BASE, GIC_REDISTRIBUTOR_SIZE, RTC_BASE,
     RTC_INTERRUPT, RTC_SIZE, UART_BASE, UART_INTERRUPT, UART_SIZE, VIRTUAL_TIMER_INTERRUPT,
 };
-use vmm::mmio::{Bus, MmioDevice};
+use vmm::mmio::MmioDevice;
 use vmm::pl011::Pl011;
 use vmm::pl031::{Pl031, WallClock};
 
@@ -130,18 +131,36 @@ impl WallClock for MachineClock {
 
 /// A guest's console.
 pub type Uart = Wired<Pl011<Console>>;
-/// A bus with all that a guest's device tree names, and the console on it.
+/// A guest's clock.
+pub type Clock = Wired<Pl031<MachineClock>>;
+
+/// A guest's console, which shows what it says on `console`.
+pub fn console(gic: &SharedGic, console: Console) -> Uart {
+    Wired::new(Pl011::new(console), UART_INTERRUPT, gic)
+}
+
+/// A guest's clock.
+pub fn clock(gic: &SharedGic) -> Clock {
+    Wired::new(Pl031::new(MachineClock), RTC_INTERRUPT, gic)
+}
+
+/// Adds all that a guest's device tree names.
 ///
 /// # Errors
-/// [`RangeError`], which would be a mistake in the layout.
-pub fn bus(gic: &SharedGic, vcpus: usize, console: Console) -> Result<(Bus, Uart), RangeError> {
-    let uart = Wired::new(Pl011::new(console), UART_INTERRUPT, gic);
-    let clock = Wired::new(Pl031::new(MachineClock), RTC_INTERRUPT, gic);
-    let mut bus = Bus::new();
-    bus.attach(GIC_DISTRIBUTOR_BASE, GIC_DISTRIBUTOR_SIZE, Box::new(DistributorDevice(gic.clone())))?;
-    let redistributors = GIC_REDISTRIBUTOR_SIZE * vcpus as u64;
-    bus.attach(GIC_REDISTRIBUTOR_BASE, redistributors, Box::new(RedistributorDevice(gic.clone())))?;
-    bus.attach(UART_BASE, UART_SIZE, Box::new(uart.clone()))?;
-    bus.attach(RTC_BASE, RTC_SIZE, Box::new(clock))?;
-    Ok((bus, uart))
+/// [`SpaceError`], which would be a mistake in the layout.
+pub fn add(
+    space: &mut GuestSpace<Stage2>,
+    gic: &SharedGic,
+    vcpus: usize,
+    uart: &Uart,
+    clock: &Clock,
+) -> Result<(), SpaceError> {
+    let distributor = Box::new(DistributorDevice(gic.clone()));
+    space.add_device("distributor", GIC_DISTRIBUTOR_BASE, GIC_DISTRIBUTOR_SIZE, distributor)?;
+    let redistributors = Box::new(RedistributorDevice(gic.clone()));
+    let size = GIC_REDISTRIBUTOR_SIZE * vcpus as u64;
+    space.add_device("redistributors", GIC_REDISTRIBUTOR_BASE, size, redistributors)?;
+    space.add_device("console", UART_BASE, UART_SIZE, Box::new(uart.clone()))?;
+    space.add_device("clock", RTC_BASE, RTC_SIZE, Box::new(clock.clone()))?;
+    Ok(())
 }

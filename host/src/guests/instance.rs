@@ -1,12 +1,11 @@
 //! One life of a guest, from its creation to its end or its reset.
 
-use super::devices::{self, SharedGic, Uart};
+use super::devices::{self, Clock, SharedGic, Uart};
 use super::runner::Page;
 use super::scheduler::Scheduler;
 use super::terminal::Console;
-use crate::frames::Pages;
 use crate::hypercall::{self, InterruptInfo};
-use crate::vm::{Returned, Setup, Vm, VmError};
+use crate::vm::{OnDemand, Returned, Setup, Vm, VmError};
 use abi::host::VmHandle;
 use abi::run::ExitReason;
 use abi::{Error, Gfn, Ipa};
@@ -15,9 +14,6 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
-
-/// Pages of a block, which are given at once where they can be.
-const BLOCK_PAGES: u64 = 512;
 
 /// How a guest came to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +58,7 @@ pub struct Instance {
     pub gic: SharedGic,
     /// Its console.
     pub uart: Uart,
+    clock: Clock,
     run_pages: Vec<Page>,
     ending: Mutex<Option<Ending>>,
     exits: AtomicU64,
@@ -81,15 +78,16 @@ impl Instance {
     ) -> Result<Self, VmError> {
         let vcpus = setup.vcpus as usize;
         let gic = SharedGic::new(scheduler, guest, vcpus, interrupts).map_err(|_| VmError::Interrupts)?;
-        let (bus, uart) = devices::bus(&gic, vcpus, console).map_err(|_| VmError::Interrupts)?;
-        let mut vm = Vm::create(setup)?;
-        vm.bus = bus;
+        let (uart, clock) = (devices::console(&gic, console), devices::clock(&gic));
+        let mut vm = Vm::create_with(setup, |space| devices::add(space, &gic, vcpus, &uart, &clock))?;
+        vm.on_demand = OnDemand::Block;
         let run_pages = vm.vcpus.iter().map(|vcpu| Page::new(vcpu.run_page())).collect();
         Ok(Self {
             handle: vm.handle(),
             vm: Mutex::new(vm),
             gic,
             uart,
+            clock,
             run_pages,
             ending: Mutex::new(None),
             exits: AtomicU64::new(0),
@@ -99,6 +97,11 @@ impl Instance {
     /// The run page of a vCPU.
     pub fn run_page(&self, vcpu: usize) -> Page {
         self.run_pages[vcpu]
+    }
+
+    /// Raises the interrupts that time alone raises: the clock's alarm.
+    pub fn look_at_clock(&self) {
+        self.clock.with(|_| ());
     }
 
     /// Counts an exit.
@@ -126,38 +129,13 @@ impl Instance {
         self.ending.lock().unwrap_or(Ending::Quit)
     }
 
-    /// Gives the guest memory at `address`: a block of zeroes where all of it is RAM that it has not been given yet, a page
-    /// else. False where there is to be no memory.
-    ///
-    /// # Errors
-    /// [`VmError`].
-    pub fn fault(&self, address: Ipa, vcpu: usize) -> Result<bool, VmError> {
-        let mut vm = self.vm.lock();
-        let frame = Gfn::containing(address);
-        if !vm.layout().is_ram(frame) {
-            return Ok(false);
-        }
-        let block = Gfn::new(frame.raw() & !(BLOCK_PAGES - 1));
-        if vm.is_free_ram(block, BLOCK_PAGES)
-            && let Some(pages) = Pages::zeroed(BLOCK_PAGES)
-        {
-            return vm.give_through(vcpu, pages, block).map(|()| true);
-        }
-        if vm.map().page_of(frame).is_some() {
-            // Another vCPU has met the same fault first.
-            return Ok(true);
-        }
-        let page = Pages::zeroed(1).ok_or(VmError::OutOfMemory)?;
-        vm.give_through(vcpu, page, frame).map(|()| true)
-    }
-
     /// Takes note of pages that come back, and returns what the guest lent: the host has no use for it.
     pub fn pages_back(&self, reason: ExitReason, address: Ipa) {
         let mut vm = self.vm.lock();
         let frame = Gfn::containing(address);
         if reason != ExitReason::Lent {
             vm.take_relinquished(frame);
-        } else if let Some(page) = vm.map().page_of(frame)
+        } else if let Some(page) = vm.page_of(frame)
             && let Err(error) = hypercall::vm_return(self.handle, page, 1)
         {
             self.end(Ending::Refused("VM_RETURN", error));

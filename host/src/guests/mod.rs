@@ -10,6 +10,7 @@ mod terminal;
 use crate::guest_console::{GuestConsole, Spoken};
 use crate::hypercall::{self, InterruptInfo};
 use crate::ramdisk::Ramdisk;
+use crate::user_registers::{self, UserRegisters};
 use crate::vm::{Setup, VmError};
 use crate::{cpu, println, report, smp};
 use alloc::collections::VecDeque;
@@ -65,6 +66,14 @@ impl Guest {
     /// Its present life.
     fn instance(&self) -> Arc<Instance> {
         self.instance.lock().clone().expect("a guest that runs is alive")
+    }
+
+    /// Has its clock ring where it is time.
+    fn look_at_clock(&self) {
+        let instance = self.instance.lock().clone();
+        if let Some(instance) = instance {
+            instance.look_at_clock();
+        }
     }
 
     /// Gives its console what was typed, as far as that takes it.
@@ -144,12 +153,21 @@ impl Guests {
             }
         }
         let cpus: Vec<_> = smp::online().collect();
+        let changed = AtomicU64::new(0);
         smp::run_on(&cpus, || {
             if self.is_prying() {
                 return self.pry();
             }
+            // The host uses no FP, SIMD or SVE: what is put there now must be there when the guests are gone.
+            user_registers::enable();
+            let before = UserRegisters::from_seed(cpu::current().mpidr()).load();
             self.scheduler.work(|id| self.run(id), || self.between());
+            changed.fetch_add(UserRegisters::of_this_cpu().differences(&before) as u64, Ordering::Relaxed);
         });
+        if self.reports {
+            let changed = changed.load(Ordering::Relaxed);
+            report::check("host-registers-kept", changed == 0, format_args!("{changed} changed"));
+        }
         self.guests.iter().all(|guest| matches!(*guest.ending.lock(), Some(Ending::Off | Ending::Quit | Ending::Reset)))
     }
 
@@ -234,7 +252,7 @@ impl Guests {
         }
     }
 
-    /// What is to be done now and then: ends guests that are to end, and passes on what the user has typed.
+    /// What is to be done now and then: ends guests that are to end, passes on what the user has typed, and has their clocks ring.
     fn between(&self) {
         self.end_guests();
         if !core::ptr::eq(cpu::current(), &cpu::all()[0]) {
@@ -258,6 +276,7 @@ impl Guests {
             }
         }
         for guest in &self.guests {
+            guest.look_at_clock();
             guest.deliver();
         }
     }

@@ -46,6 +46,10 @@ impl Page {
         Ipa::new(Self::read(field!(self, ipa)))
     }
 
+    fn is_write(self) -> bool {
+        Self::read(field!(self, write)) != 0
+    }
+
     fn data(self) -> u64 {
         Self::read(field!(self, data))
     }
@@ -186,10 +190,12 @@ impl Guests {
             ExitReason::Yield => away(self.scheduler.give_way(id)),
             ExitReason::Mmio => {
                 let (ipa, size) = (page.ipa(), Page::read(field!(page, size)));
-                let is_write = Page::read(field!(page, write)) != 0;
+                let is_write = page.is_write();
                 let mut vm = instance.vm.lock();
-                let answer =
-                    if is_write { vm.bus.write(ipa, size, page.data()).map(|()| 0) } else { vm.bus.read(ipa, size) };
+                let answer = match is_write {
+                    true => vm.write_device(ipa, size, page.data()).map(|()| 0),
+                    false => vm.read_device(ipa, size),
+                };
                 match answer {
                     Ok(data) => {
                         Page::write(field!(page, data), data);
@@ -198,7 +204,7 @@ impl Guests {
                     Err(_) => Then::Abort,
                 }
             }
-            ExitReason::MemoryFault => match instance.fault(page.ipa(), id.vcpu) {
+            ExitReason::MemoryFault => match instance.vm.lock().serve_fault(page.ipa(), page.is_write(), id.vcpu) {
                 Ok(true) => Then::Again,
                 Ok(false) => Then::Abort,
                 Err(error) => {

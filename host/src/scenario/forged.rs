@@ -262,7 +262,6 @@ fn exits_expose_nothing(context: &Context) {
         let Some(mut vm) = context.guest_with(name, "", |setup| setup.vcpus = if name == "smp" { 2 } else { 1 }) else {
             return;
         };
-        vm.on_demand = true;
         let (mut kinds, mut leaks, mut last) = (0u64, 0, None);
         let stop = run::run_watched(&mut vm, &mut Exits::default(), u64::MAX, |vm, exit| {
             kinds |= 1 << exit.reason as u64;

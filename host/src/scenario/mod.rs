@@ -1,5 +1,6 @@
 //! What the host does, by name. Each scenario ends with a report's last line and power-off.
 
+mod aarch32;
 mod actor;
 mod attacks;
 mod attacks_guest;
@@ -15,6 +16,8 @@ mod preempt;
 mod registers;
 mod replay;
 mod shared;
+mod sharing;
+mod slots;
 mod smp;
 mod story;
 mod sweep;
@@ -100,6 +103,7 @@ pub fn run(context: &Context) -> ! {
     report::value("counter-frequency", CNTFRQ_EL0.get());
     match name {
         "story" => story::run(context),
+        "aarch32" => aarch32::run(context),
         "attacks" => attacks::run(context),
         "attacks-guest" => attacks_guest::run(context),
         "smp" => smp::run(context),
@@ -113,6 +117,8 @@ pub fn run(context: &Context) -> ! {
         "registers" => registers::run(context),
         "replay" => replay::run(context),
         "shared" => shared::run(context),
+        "sharing" => sharing::run(context),
+        "slots" => slots::run(context),
         "guests" => {
             let all_well = {
                 let pries = context.machine.argument("pry").is_some();

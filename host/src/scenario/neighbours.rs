@@ -1,5 +1,5 @@
 //! Two guests live at the same time, and a third tries the physical addresses of their memory, of the host's and of hyp's
-//! as its own: to a guest they mean nothing.
+//! as its own, for accesses and for calls: to a guest they mean nothing.
 
 use super::{Context, take_apart};
 use crate::frames::Pages;
@@ -13,6 +13,10 @@ use vmm::layout::{IMAGE_ALIGNMENT, IPA_BITS, RAM_BASE};
 
 /// RAM of the guest that tries, in bytes: its own addresses should be few.
 const RAM_SIZE: u64 = 2 * IMAGE_ALIGNMENT;
+
+/// What the guest tries with an address, and the payload that does.
+const ATTEMPTS: [(&str, &str); 5] =
+    [("pages", "load"), ("pages", "store"), ("sharing", "share"), ("sharing", "unshare"), ("sharing", "relinquish")];
 
 /// See the module.
 pub fn run(context: &Context) {
@@ -48,12 +52,12 @@ pub fn run(context: &Context) {
             report::check(&format!("{name}.address"), false, format_args!("{page:?} is no address to try"));
             continue;
         };
-        for access in ["load", "store"] {
-            let bootargs = format!("{access}={:#x}", address.raw());
+        for (payload, attempt) in ATTEMPTS {
+            let bootargs = format!("{attempt}={:#x}", address.raw());
             let change = |setup: &mut crate::vm::Setup<'_>| setup.ram_size = RAM_SIZE;
-            let Some(mut vm) = context.guest_with("pages", &bootargs, change) else { return };
+            let Some(mut vm) = context.guest_with(payload, &bootargs, change) else { return };
             let stop = run::run(&mut vm, &mut Exits::default(), u64::MAX);
-            expect!(&format!("{name}.{access}"), stop, Stop::NoMemoryAt(address));
+            expect!(&format!("{name}.{attempt}"), stop, Stop::NoMemoryAt(address));
             take_apart(vm);
         }
     }

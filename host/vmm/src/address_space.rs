@@ -58,6 +58,8 @@ pub enum Refusal {
     TooMany,
     /// The listener does not know the device at this address.
     NoSuchDevice(Ipa),
+    /// The guest cannot have what is to be at this address.
+    Unsupported(Ipa),
 }
 
 /// Who follows what an address space looks like. It is first asked about a change as a whole, and then, where nobody

@@ -132,8 +132,9 @@ impl<D: SlotDriver> GuestSpace<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dirty::DirtyBitmap;
     use crate::mmio::Unclaimed;
-    use crate::slots::{SLOTS_MAX, Slot, SlotFlags};
+    use crate::slots::{SLOTS_MAX, Slot, SlotFlags, SlotSettings};
     use abi::Gfn;
     use alloc::vec::Vec;
 
@@ -142,6 +143,10 @@ mod tests {
     struct Lost(Vec<(u64, u64)>);
 
     impl SlotDriver for Lost {
+        fn accepts(&self, settings: &SlotSettings) -> bool {
+            settings.start != FORBIDDEN
+        }
+        fn protect(&mut self, _slot: &Slot, _pages: &DirtyBitmap) {}
         fn unmapped(&mut self, slot: &Slot) {
             self.0.push((slot.first().raw(), slot.pages()));
         }
@@ -160,6 +165,8 @@ mod tests {
 
     const RAM: Ipa = Ipa::new(0x4000_0000);
     const DEVICE: Ipa = Ipa::new(0x0900_0000);
+    /// Where the driver takes no memory.
+    const FORBIDDEN: Ipa = Ipa::new(0x1000_0000);
 
     fn guest() -> GuestSpace<Lost> {
         let mut guest = GuestSpace::new(32, Lost::default()).unwrap();
@@ -233,6 +240,7 @@ mod tests {
         assert_eq!(refused(u64::MAX, 2), SpaceError::Region(RegionError::BadRange));
         assert_eq!(refused(0x5000_0000, 0x800), SpaceError::Refused(Refusal::Unaligned(Ipa::new(0x5000_0000))));
         assert_eq!(refused(0x5000_0800, 0x1000), SpaceError::Refused(Refusal::Unaligned(Ipa::new(0x5000_0800))));
+        assert_eq!(refused(FORBIDDEN.raw(), 0x1000), SpaceError::Refused(Refusal::Unsupported(FORBIDDEN)));
         assert_eq!(*guest.space().view(), before);
         assert_eq!(slots(&guest).len(), 1);
         assert!(guest.add_rom("rom", Ipa::new(0xffff_f000), 0x1000, BackingId(2)).is_ok());

@@ -5,10 +5,13 @@
 extern crate alloc;
 
 pub mod address_space;
+pub mod backing;
 pub mod config;
+pub mod cpio;
 pub mod device_tree;
 pub mod dirty;
 pub mod dispatch;
+pub mod entropy;
 pub mod fifo;
 pub mod flat_view;
 pub mod gic;
@@ -16,6 +19,7 @@ pub mod guest_space;
 pub mod image;
 pub mod layout;
 pub mod line;
+pub mod loans;
 pub mod memory;
 pub mod mmio;
 pub mod multiplexer;

@@ -52,15 +52,9 @@ impl<C: WallClock> Pl031<C> {
         Self { clock, offset: 0, matched: 0, load: 0, alarm: None, interrupt_mask: 0, interrupt_status: 0 }
     }
 
-    /// True while the interrupt is raised and the guest lets it through. Time raises it, too: ask again at
-    /// [`alarm`](Self::alarm).
+    /// True while the interrupt is raised and the guest lets it through. Time raises it, too: ask now and then.
     pub fn interrupt_line(&mut self) -> bool {
         self.raw_status(self.clock.now()) & self.interrupt_mask != 0
-    }
-
-    /// The clock's time in seconds at which the interrupt will be raised; `None` where the guest has set no alarm.
-    pub const fn alarm(&self) -> Option<u64> {
-        self.alarm
     }
 
     /// The guest's time when the host's is `now`.
@@ -164,9 +158,9 @@ mod tests {
     fn the_alarm_rings_when_the_time_is_reached_and_can_be_masked_and_cleared() {
         let clock = Settable::at(100);
         let mut rtc = Pl031::new(&clock);
-        assert_eq!(rtc.alarm(), None);
+        assert_eq!(rtc.alarm, None);
         rtc.write(MR, 4, 110);
-        assert_eq!((rtc.read(MR, 4), rtc.alarm()), (110, Some(110)));
+        assert_eq!((rtc.read(MR, 4), rtc.alarm), (110, Some(110)));
         clock.pass(9);
         assert_eq!(rtc.read(RIS, 4), 0);
         clock.pass(2);
@@ -179,7 +173,23 @@ mod tests {
         assert!(rtc.interrupt_line());
         rtc.write(ICR, 4, 1);
         assert!(!rtc.interrupt_line());
-        assert_eq!(rtc.alarm(), Some(110 + (1 << 32)));
+        assert_eq!(rtc.alarm, Some(110 + (1 << 32)));
+    }
+
+    #[test]
+    fn the_line_rises_by_time_alone_and_stays_until_it_is_cleared() {
+        let clock = Settable::at(100);
+        let mut rtc = Pl031::new(&clock);
+        rtc.write(IMSC, 4, 1);
+        rtc.write(MR, 4, 103);
+        let lines = [(); 6].map(|()| {
+            let line = rtc.interrupt_line();
+            clock.pass(1);
+            line
+        });
+        assert_eq!(lines, [false, false, false, true, true, true]);
+        rtc.write(ICR, 4, 1);
+        assert!(!rtc.interrupt_line());
     }
 
     #[test]
@@ -204,7 +214,7 @@ mod tests {
         rtc.write(IMSC, 4, 1);
         rtc.write(MR, 4, 2000);
         rtc.write(LR, 4, 1990);
-        assert_eq!(rtc.alarm(), Some(1010));
+        assert_eq!(rtc.alarm, Some(1010));
         clock.pass(10);
         assert!(rtc.interrupt_line());
     }
@@ -218,7 +228,7 @@ mod tests {
         clock.pass(6);
         rtc.write(MR, 4, 200);
         assert!(rtc.interrupt_line());
-        assert_eq!(rtc.alarm(), Some(200));
+        assert_eq!(rtc.alarm, Some(200));
     }
 
     #[test]
@@ -239,6 +249,6 @@ mod tests {
         rtc.write(MR, 4, u64::MAX);
         assert_eq!(rtc.read(RIS, 4), 1);
         rtc.write(MR, 4, 5);
-        assert_eq!((rtc.alarm(), rtc.read(DR, 4)), (None, 0xffff_ffff));
+        assert_eq!((rtc.alarm, rtc.read(DR, 4)), (None, 0xffff_ffff));
     }
 }

@@ -9,6 +9,8 @@ use abi::{Gfn, Ipa, PAGE_SIZE};
 
 /// Most slots that a guest has.
 pub const SLOTS_MAX: usize = 512;
+/// Pages of a block of 2 MiB, which are given at once where they can be.
+pub const BLOCK_PAGES: u64 = 512;
 
 /// A slot. The number is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -85,6 +87,21 @@ impl Slot {
         self.settings.size / PAGE_SIZE
     }
 
+    /// The first page of the block that `frame` is in, where all of the block is in the slot.
+    pub const fn block_around(&self, frame: Gfn) -> Option<Gfn> {
+        let block = frame.raw() & !(BLOCK_PAGES - 1);
+        match block.checked_sub(self.first().raw()) {
+            Some(before) if before.saturating_add(BLOCK_PAGES) <= self.pages() => Some(Gfn::new(block)),
+            _ => None,
+        }
+    }
+
+    /// Which page of the memory behind it `frame`, one of its pages, is.
+    pub const fn backing_page(&self, frame: Gfn) -> u64 {
+        let distance = frame.raw().saturating_sub(self.first().raw());
+        (self.settings.backing_offset / PAGE_SIZE).saturating_add(distance)
+    }
+
     /// Which pages the guest has written, counted from the first, where that is noted.
     pub const fn dirty(&self) -> Option<&DirtyBitmap> {
         self.dirty.as_ref()
@@ -110,6 +127,8 @@ pub enum SlotError {
     TooMany,
     /// There is no such slot.
     NoSuchSlot,
+    /// The guest cannot have such a slot.
+    Unsupported,
 }
 
 impl From<RangeError> for SlotError {
@@ -124,11 +143,17 @@ impl From<RangeError> for SlotError {
 /// Who does to the guest's stage 2 what happens to its slots. A new slot needs nothing done: pages come as the guest
 /// touches them.
 pub trait SlotDriver {
+    /// Whether the guest can have such a slot.
+    fn accepts(&self, settings: &SlotSettings) -> bool;
+
     /// A slot is no more where it was, be it deleted or moved: the guest must lose its pages there.
     fn unmapped(&mut self, slot: &Slot);
 
     /// A slot has other flags than `before`: rights that it lost must be taken from pages that the guest has.
     fn flags_changed(&mut self, slot: &Slot, before: SlotFlags);
+
+    /// It is to be seen when the guest next writes one of the `pages` of a slot, counted from its first.
+    fn protect(&mut self, slot: &Slot, pages: &DirtyBitmap);
 }
 
 /// A guest's slots. They may listen to an address space, whose memory they then are.
@@ -148,6 +173,17 @@ impl<D: SlotDriver> MemorySlots<D> {
     /// Who does what happens to the slots.
     pub const fn driver(&self) -> &D {
         &self.driver
+    }
+
+    /// The same, to be asked for something.
+    pub const fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    /// The slot that has the page `frame`, and who gives the guest its pages.
+    pub fn find_with_driver(&mut self, frame: Gfn) -> Option<(&Slot, &mut D)> {
+        let (slot, _) = self.slots.get(frame.checked_address()?)?;
+        Some((slot, &mut self.driver))
     }
 
     /// The slots, lowest first.
@@ -175,6 +211,9 @@ impl<D: SlotDriver> MemorySlots<D> {
             return Err(SlotError::Unaligned);
         }
         settings.backing_offset.checked_add(settings.size).ok_or(SlotError::BadRange)?;
+        if !self.driver.accepts(&settings) {
+            return Err(SlotError::Unsupported);
+        }
         if self.iter().count() >= SLOTS_MAX {
             return Err(SlotError::TooMany);
         }
@@ -207,6 +246,9 @@ impl<D: SlotDriver> MemorySlots<D> {
         if !new.is_aligned() {
             return Err(SlotError::Unaligned);
         }
+        if !self.driver.accepts(&new) {
+            return Err(SlotError::Unsupported);
+        }
         let slot = self.slots.remove(old.start).ok_or(SlotError::NoSuchSlot)?;
         let moved = self.slots.insert(start, new.size, Slot { settings: new, ..slot.clone() });
         if let Err(error) = moved {
@@ -220,10 +262,13 @@ impl<D: SlotDriver> MemorySlots<D> {
     /// Gives a slot other flags. What was noted is kept for as long as it is noted.
     ///
     /// # Errors
-    /// `NoSuchSlot`.
+    /// `NoSuchSlot`, `Unsupported`; nothing is changed.
     pub fn set_flags(&mut self, id: SlotId, flags: SlotFlags) -> Result<(), SlotError> {
         let slot = self.slots.values_mut().find(|slot| slot.id == id).ok_or(SlotError::NoSuchSlot)?;
         let before = slot.settings.flags;
+        if !self.driver.accepts(&SlotSettings { flags, ..slot.settings }) {
+            return Err(SlotError::Unsupported);
+        }
         if before != flags {
             slot.set_flags(flags);
             self.driver.flags_changed(slot, before);
@@ -237,13 +282,18 @@ impl<D: SlotDriver> MemorySlots<D> {
         found.is_some_and(|(slot, offset)| slot.dirty.as_mut().is_some_and(|dirty| dirty.mark(offset / PAGE_SIZE)))
     }
 
-    /// Gives which pages of a slot were written since this was last asked; `None` where that is not noted.
+    /// Gives which pages of a slot were written since this was last asked, and has it noted anew; `None` where that is not
+    /// noted.
     ///
     /// # Errors
     /// `NoSuchSlot`.
     pub fn take_dirty(&mut self, id: SlotId) -> Result<Option<DirtyBitmap>, SlotError> {
         let slot = self.slots.values_mut().find(|slot| slot.id == id).ok_or(SlotError::NoSuchSlot)?;
-        Ok(slot.dirty.as_mut().map(DirtyBitmap::take))
+        let written = slot.dirty.as_mut().map(DirtyBitmap::take);
+        if let Some(written) = &written {
+            self.driver.protect(slot, written);
+        }
+        Ok(written)
     }
 
     fn delete_at(&mut self, start: Ipa) {
@@ -265,7 +315,14 @@ impl<D: SlotDriver> Listener for MemorySlots<D> {
             if !settings.is_aligned() {
                 return Err(Refusal::Unaligned(settings.start));
             }
+            if !self.driver.accepts(&settings) {
+                return Err(Refusal::Unsupported(settings.start));
+            }
             after.insert(settings.start, settings.size, ()).map_err(|_| Refusal::Overlap(settings.start))?;
+        }
+        let logged = changes.logging_changed.iter().filter_map(SlotSettings::of);
+        if let Some(refused) = logged.into_iter().find(|settings| !self.driver.accepts(settings)) {
+            return Err(Refusal::Unsupported(refused.start));
         }
         if after.values().count() > SLOTS_MAX { Err(Refusal::TooMany) } else { Ok(()) }
     }
@@ -300,7 +357,17 @@ mod tests {
     #[derive(Default)]
     struct Recorder(Vec<String>);
 
+    /// Where no slot is taken.
+    const FORBIDDEN: u64 = 0x666_0000;
+
     impl SlotDriver for Recorder {
+        fn accepts(&self, settings: &SlotSettings) -> bool {
+            settings.start != Ipa::new(FORBIDDEN) && !(settings.flags.read_only && settings.flags.dirty_logging)
+        }
+        fn protect(&mut self, slot: &Slot, pages: &DirtyBitmap) {
+            let pages: Vec<_> = pages.iter().collect();
+            self.0.push(format!("{:x} noted anew: {pages:x?}", slot.first().raw()));
+        }
         fn unmapped(&mut self, slot: &Slot) {
             self.0.push(format!("-{:x}+{:x}", slot.first().raw(), slot.pages()));
         }
@@ -390,6 +457,45 @@ mod tests {
     }
 
     #[test]
+    fn a_block_is_found_where_all_of_it_is_in_the_slot() {
+        let mut slots = MemorySlots::new(Recorder::default());
+        let offset = 7 * PAGE_SIZE;
+        let settings = SlotSettings { backing_offset: offset, ..settings(0x3f_f000, 0x40_1000) };
+        slots.create(settings).unwrap();
+        let slot = slots.iter().next().unwrap();
+        let block = |frame| slot.block_around(Gfn::new(frame)).map(Gfn::raw);
+        assert_eq!(
+            [0x3ff, 0x400, 0x5ff, 0x600, 0x7ff].map(block),
+            [None, Some(0x400), Some(0x400), Some(0x600), Some(0x600)]
+        );
+        assert_eq!([0x3fe, 0x800, u64::MAX].map(block), [None; 3]);
+        assert_eq!([0x3ff, 0x400, 0x7ff].map(|frame| slot.backing_page(Gfn::new(frame))), [7, 8, 0x407]);
+        let (found, driver) = slots.find_with_driver(Gfn::new(0x400)).unwrap();
+        driver.0.push(format!("{:x}", found.first().raw()));
+        assert!(slots.find_with_driver(Gfn::new(0x800)).is_none());
+        assert_eq!(slots.driver_mut().0, ["3ff"]);
+    }
+
+    #[test]
+    fn what_the_guest_cannot_have_is_refused() {
+        let (mut slots, low, _) = slots();
+        assert_eq!(slots.create(settings(FORBIDDEN, 0x1000)), Err(SlotError::Unsupported));
+        assert_eq!(slots.move_to(low, Ipa::new(FORBIDDEN)), Err(SlotError::Unsupported));
+        let both = SlotFlags { read_only: true, dirty_logging: true };
+        assert_eq!(slots.set_flags(low, both), Err(SlotError::Unsupported));
+        let logged = settings(0x2000, 0x2000);
+        let mut tree = crate::region::RegionTree::new();
+        let region = tree.create("ram", 1, crate::region::Content::Container).unwrap();
+        let content = FlatContent::Rom(logged.backing);
+        let range =
+            FlatRange { start: logged.start, size: logged.size, region, offset: 0, content, dirty_logging: true };
+        let changes = Changes { logging_changed: Vec::from([range]), ..Changes::default() };
+        assert_eq!(slots.check(&changes), Err(Refusal::Unsupported(logged.start)));
+        assert_eq!(places(&slots), [(2, 2), (8, 4)]);
+        assert!(slots.driver().0.is_empty());
+    }
+
+    #[test]
     fn what_is_written_is_noted_while_the_flag_says_so() {
         let (mut slots, low, high) = slots();
         assert!(!slots.mark_dirty(Gfn::new(2)));
@@ -404,11 +510,12 @@ mod tests {
         let written = slots.take_dirty(low).unwrap().unwrap();
         assert_eq!(written.iter().collect::<Vec<_>>(), [0, 1]);
         assert!(slots.mark_dirty(Gfn::new(4)), "noted anew");
-        slots.set_flags(low, SlotFlags { read_only: true, dirty_logging: true }).unwrap();
         assert_eq!(slots.get(low).unwrap().dirty().unwrap().iter().count(), 1);
         slots.set_flags(low, SlotFlags::default()).unwrap();
         assert_eq!(slots.take_dirty(low), Ok(None));
-        assert_eq!(slots.driver().0.len(), 4, "three changes of flags and a move: {:?}", slots.driver().0);
+        let told = &slots.driver().0;
+        assert_eq!(told.len(), 4, "two changes of flags, a move and one that was asked: {told:?}");
+        assert_eq!(told[2], "4 noted anew: [0, 1]");
         slots.delete(high).unwrap();
         assert_eq!(slots.set_flags(high, NOTED), Err(SlotError::NoSuchSlot));
         assert_eq!(slots.take_dirty(high), Err(SlotError::NoSuchSlot));

@@ -3,6 +3,7 @@
 use abi::{Gfn, Ipa, PAGE_SIZE};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
+use vmm::dirty::DirtyBitmap;
 use vmm::region::BackingId;
 use vmm::slots::{MemorySlots, Slot, SlotDriver, SlotError, SlotFlags, SlotId, SlotSettings};
 
@@ -14,10 +15,14 @@ const PAGES: u64 = 40;
 struct Driver(BTreeSet<u64>);
 
 impl SlotDriver for Driver {
+    fn accepts(&self, _settings: &SlotSettings) -> bool {
+        true
+    }
     fn unmapped(&mut self, slot: &Slot) {
         self.0.extend((0..slot.pages()).map(|page| slot.first().raw() + page));
     }
     fn flags_changed(&mut self, _slot: &Slot, _before: SlotFlags) {}
+    fn protect(&mut self, _slot: &Slot, _pages: &DirtyBitmap) {}
 }
 
 #[derive(Clone, Copy, Debug)]

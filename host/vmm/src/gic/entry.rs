@@ -54,14 +54,14 @@ impl Selection<'_> {
 
 impl Gic {
     /// Fills the list registers of `vcpu`, which is about to be entered, and returns the run page's `interrupt_control`.
-    /// What is not used is zero. What `registers` holds is folded first, if it has not been: so nothing is lost where an
+    /// What is not used, of those that the CPU has, is zero. What `registers` holds is folded first, if it has not been: so nothing is lost where an
     /// entry was refused.
     ///
     /// With more interrupts than registers, active ones go first, then the higher priorities; the vCPU comes back for the
     /// others when it has few left, has taken all that it can take, or ends an active one.
     pub fn fill(&mut self, vcpu: usize, registers: &mut [u64; MAX_LIST_REGISTERS]) -> u64 {
         self.fold(vcpu, registers);
-        *registers = [0; MAX_LIST_REGISTERS];
+        registers.iter_mut().take(self.list_registers).for_each(|register| *register = 0);
         let Some(state) = self.vcpus.get(vcpu) else { return 0 };
         self.kicks &= !(1 << vcpu);
         if state.waiting | state.held == 0 { 0 } else { self.load(vcpu, registers) }

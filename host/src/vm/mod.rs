@@ -1,26 +1,35 @@
 //! A guest from the host's side: what it is made of, and how it is built and taken apart.
 
+mod error;
+mod memory;
+mod stage2;
+
+pub use error::VmError;
+pub use stage2::Stage2;
+
+use crate::entropy;
 use crate::frames::{Given, Pages};
 use crate::guest_console::{GuestConsole, Spoken};
 use crate::hypercall::{self, VmSettings};
-use abi::host::{RIGHT_EXECUTE, RIGHT_READ, RIGHT_WRITE, VM_PROTECTED, VmHandle};
+use abi::host::{VM_PROTECTED, VmHandle};
 use abi::run::RunPage;
-use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn};
+use abi::{Error, Gfn, PAGE_SIZE, Pfn};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
+use error::refused;
 use spin::Mutex;
-use vmm::device_tree::{GuestTree, TreeError};
-use vmm::image::{ImageError, ImageHeader};
-use vmm::layout::{DEFAULT_RAM_SIZE, DEVICE_TREE, GuestLayout, LayoutError, UART_BASE, UART_SIZE};
+use vmm::device_tree::GuestTree;
+use vmm::guest_space::{GuestSpace, SpaceError};
+use vmm::image::ImageHeader;
+use vmm::layout::{DEFAULT_RAM_SIZE, DEVICE_TREE, GuestLayout, RAM_BASE, UART_BASE, UART_SIZE};
 use vmm::memory::PageMap;
-use vmm::mmio::Bus;
 use vmm::pl011::Pl011;
+use vmm::region::BackingId;
 
-/// Pages that a vCPU's cache of table pages gets at a time.
-const CACHE_PAGES: u64 = 8;
+/// What stands behind a guest's RAM. Other numbers are free for whoever gives it more memory.
+pub const RAM_BACKING: BackingId = BackingId(0);
 
 /// What a guest is to be.
 #[derive(Clone, Copy, Debug)]
@@ -41,46 +50,10 @@ pub struct Setup<'a> {
     pub bootargs: &'a str,
 }
 
-/// Why a guest cannot be built, or goes no further.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum VmError {
-    /// Hyp refused the named call.
-    Refused(&'static str, Error),
-    /// The kernel is no image.
-    Image(ImageError),
-    /// The kernel does not fit.
-    Layout(LayoutError),
-    /// The device tree cannot be written.
-    Tree(TreeError),
-    /// The host has no pages left.
-    OutOfMemory,
-    /// Its interrupt controller cannot be made.
-    Interrupts,
-}
-
-impl fmt::Display for VmError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            VmError::Refused(call, error) => write!(f, "{call}: {error}"),
-            VmError::Image(error) => write!(f, "bad image: {error:?}"),
-            VmError::Layout(error) => write!(f, "bad layout: {error:?}"),
-            VmError::Tree(error) => write!(f, "bad device tree: {error:?}"),
-            VmError::OutOfMemory => f.write_str("the host is out of memory"),
-            VmError::Interrupts => f.write_str("the CPU's interrupt controller serves no guests"),
-        }
-    }
-}
-
-/// Names the call that hyp refused.
-fn refused(call: &'static str) -> impl Fn(Error) -> VmError {
-    move |error| VmError::Refused(call, error)
-}
-
 /// One vCPU.
 pub struct Vcpu {
     object: Given,
     run_page: Pages,
-    cache: Vec<Given>,
     /// How often it was turned on, less how often it turned itself off: the exits that say so may be served in another
     /// order than they came in, where vCPUs run on several CPUs.
     on: i32,
@@ -113,6 +86,17 @@ impl Vcpu {
     }
 }
 
+/// What a guest gets where it touches RAM that it has not been given yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnDemand {
+    /// Nothing.
+    Nothing,
+    /// A page.
+    Page,
+    /// A block where all of it is RAM that it has not been given, a page else.
+    Block,
+}
+
 /// A guest.
 pub struct Vm {
     name: String,
@@ -121,15 +105,10 @@ pub struct Vm {
     object: Given,
     /// Its vCPUs, by index.
     pub vcpus: Vec<Vcpu>,
-    protected: bool,
-    memory: Vec<Given>,
-    /// What a guest that is not protected has of the host's, and from which frame on.
-    lent: Vec<(Gfn, Pages)>,
-    map: PageMap,
-    /// Whether it gets a page where it touches RAM that has none.
-    pub on_demand: bool,
-    /// Its devices.
-    pub bus: Bus,
+    /// Its memory and its devices.
+    space: GuestSpace<Stage2>,
+    /// What it gets where it touches RAM that has no page.
+    pub on_demand: OnDemand,
     spoken: Arc<Mutex<Spoken>>,
 }
 
@@ -145,11 +124,27 @@ pub struct Returned {
 }
 
 impl Vm {
-    /// Builds a guest, ready to run.
+    /// Builds a guest, ready to run, with a console that it is heard by and no other device.
     ///
     /// # Errors
     /// [`VmError`]; what was built until then is taken apart again.
     pub fn create(setup: &Setup<'_>) -> Result<Self, VmError> {
+        let spoken = Arc::new(Mutex::new(Spoken::default()));
+        let console = Pl011::new(GuestConsole::new(setup.name, spoken.clone()));
+        let vm = Self::create_with(setup, |space| {
+            space.add_device("console", UART_BASE, UART_SIZE, Box::new(console)).map(drop)
+        })?;
+        Ok(Self { spoken, ..vm })
+    }
+
+    /// Builds a guest, ready to run, with the devices that `add_devices` gives it.
+    ///
+    /// # Errors
+    /// [`VmError`]; what was built until then is taken apart again.
+    pub fn create_with(
+        setup: &Setup<'_>,
+        add_devices: impl FnOnce(&mut GuestSpace<Stage2>) -> Result<(), SpaceError>,
+    ) -> Result<Self, VmError> {
         let header = ImageHeader::parse(setup.image).map_err(VmError::Image)?;
         let layout =
             GuestLayout::new(setup.ram_size, header.text_offset, header.image_size).map_err(VmError::Layout)?;
@@ -157,18 +152,20 @@ impl Vm {
             0 => layout,
             size => layout.with_initrd(size as u64).map_err(VmError::Layout)?,
         };
+        let seeds = entropy::seeds();
         let tree = GuestTree {
             ram_size: setup.ram_size,
             vcpus: setup.vcpus as u32,
             bootargs: setup.bootargs,
             initrd: layout.initrd(),
-            kaslr_seed: None,
-            rng_seed: &[],
+            kaslr_seed: seeds.map(|seeds| seeds.kaslr),
+            rng_seed: seeds.as_ref().map_or(&[], |seeds| &seeds.rng),
         };
         let tree = tree.to_blob().map_err(VmError::Tree)?;
 
         let mut vm = Self::init(setup, layout)?;
         let built = vm.add_vcpus(setup.vcpus).and_then(|()| {
+            add_devices(&mut vm.space)?;
             vm.load(DEVICE_TREE, &tree, tree.len() as u64)?;
             vm.load(layout.image(), setup.image, header.image_size)?;
             layout.initrd().map_or(Ok(()), |place| vm.load(place.start, setup.initrd, setup.initrd.len() as u64))
@@ -212,29 +209,36 @@ impl Vm {
             entry: layout.image(),
             argument: DEVICE_TREE.raw(),
         };
-        if let Err(error) = hypercall::vm_init(handle, &settings, object.pfn(), sizes.vm_pages) {
-            hypercall::vm_teardown(handle).map_err(refused("VM_TEARDOWN"))?;
-            hypercall::vm_finalise(handle).map_err(refused("VM_FINALISE"))?;
-            return Err(VmError::Refused("VM_INIT", error));
-        }
-        let spoken = Arc::new(Mutex::new(Spoken::default()));
-        let mut bus = Bus::new();
-        let console = Pl011::new(GuestConsole::new(setup.name, spoken.clone()));
-        bus.attach(UART_BASE, UART_SIZE, Box::new(console)).expect("the bus is empty");
+        let space = Self::space_of(&layout, Stage2::new(handle, setup.protected)).map_err(VmError::Space);
+        let made = space.and_then(|space| {
+            let made = hypercall::vm_init(handle, &settings, object.pfn(), sizes.vm_pages);
+            made.map(|()| space).map_err(refused("VM_INIT"))
+        });
+        let space = match made {
+            Ok(space) => space,
+            Err(error) => {
+                hypercall::vm_teardown(handle).map_err(refused("VM_TEARDOWN"))?;
+                hypercall::vm_finalise(handle).map_err(refused("VM_FINALISE"))?;
+                return Err(error);
+            }
+        };
         Ok(Self {
             name: String::from(setup.name),
             handle,
             layout,
             object: object.given(),
             vcpus: Vec::new(),
-            protected: setup.protected,
-            memory: Vec::new(),
-            lent: Vec::new(),
-            map: PageMap::new(),
-            on_demand: true,
-            bus,
-            spoken,
+            space,
+            on_demand: OnDemand::Page,
+            spoken: Arc::default(),
         })
+    }
+
+    /// An address space with the RAM that `layout` says, and nothing else.
+    fn space_of(layout: &GuestLayout, memory: Stage2) -> Result<GuestSpace<Stage2>, SpaceError> {
+        let mut space = GuestSpace::new(layout.ipa_bits() as u32, memory)?;
+        space.add_ram("ram", RAM_BASE, layout.ram_size(), RAM_BACKING)?;
+        Ok(space)
     }
 
     fn add_vcpus(&mut self, count: u64) -> Result<(), VmError> {
@@ -244,88 +248,22 @@ impl Vm {
             let run_page = Pages::zeroed(1).ok_or(VmError::OutOfMemory)?;
             hypercall::vcpu_init(self.handle, index, object.pfn(), sizes.vcpu_pages, run_page.pfn())
                 .map_err(refused("VCPU_INIT"))?;
-            self.vcpus.push(Vcpu { object: object.given(), run_page, cache: Vec::new(), on: i32::from(index == 0) });
+            self.vcpus.push(Vcpu { object: object.given(), run_page, on: i32::from(index == 0) });
         }
         self.top_up(0)
     }
 
     /// Gives vCPU `index` pages for tables.
+    ///
+    /// # Errors
+    /// [`VmError`].
     pub fn top_up(&mut self, index: usize) -> Result<(), VmError> {
-        let pages = Pages::allocate(CACHE_PAGES).ok_or(VmError::OutOfMemory)?;
-        hypercall::vcpu_top_up(self.handle, index as u64, pages.pfn(), CACHE_PAGES).map_err(refused("VCPU_TOP_UP"))?;
-        self.vcpus[index].cache.push(pages.given());
-        Ok(())
+        self.memory().top_up(index)
     }
 
-    /// Puts `content` at `start`, with zeroes up to `size` bytes: into the host's own pages first, which are then
-    /// given.
-    fn load(&mut self, start: Ipa, content: &[u8], size: u64) -> Result<(), VmError> {
-        let offset = start.page_offset() as usize;
-        let mut pages = Pages::zeroed((offset as u64 + size).div_ceil(PAGE_SIZE)).ok_or(VmError::OutOfMemory)?;
-        pages.bytes()[offset..offset + content.len()].copy_from_slice(content);
-        self.give(pages, Gfn::containing(start))
-    }
-
-    /// Gives `pages` to the guest from guest frame `first` on: donates them to a protected one, shares them with another
-    /// that may do everything with them.
-    ///
-    /// # Errors
-    /// [`VmError`]; the pages are the host's alone still.
-    pub fn give(&mut self, pages: Pages, first: Gfn) -> Result<(), VmError> {
-        self.give_through(0, pages, first)
-    }
-
-    /// The same, with tables out of the cache of vCPU `index`.
-    ///
-    /// # Errors
-    /// As [`give`](Self::give).
-    pub fn give_through(&mut self, index: usize, pages: Pages, first: Gfn) -> Result<(), VmError> {
-        if !self.protected {
-            return self.share(pages, first, RIGHT_READ | RIGHT_WRITE | RIGHT_EXECUTE);
-        }
-        let handle = self.handle;
-        let donate = || hypercall::vm_donate(handle, index as u64, pages.pfn(), first, pages.count());
-        let given = match donate() {
-            Err(Error::OutOfMemory) => {
-                self.top_up(index)?;
-                donate()
-            }
-            result => result,
-        };
-        given.map_err(refused("VM_DONATE"))?;
-        self.donated(pages, first);
-        Ok(())
-    }
-
-    /// Shares `pages` with a guest that is not protected, from guest frame `first` on, with `rights` of `abi::host`.
-    ///
-    /// # Errors
-    /// [`VmError`]; the pages are the host's alone still.
-    pub fn share(&mut self, pages: Pages, first: Gfn, rights: u64) -> Result<(), VmError> {
-        let handle = self.handle;
-        self.with_tables(|| hypercall::vm_share(handle, 0, pages.pfn(), first, pages.count(), rights))
-            .map_err(refused("VM_SHARE"))?;
-        self.enter(&pages, first);
-        self.lent.push((first, pages));
-        Ok(())
-    }
-
-    /// Takes back what was shared from guest frame `first` on.
-    ///
-    /// # Errors
-    /// [`VmError`]; the guest has them still.
-    ///
-    /// # Panics
-    /// Where nothing was shared there.
-    pub fn unshare(&mut self, first: Gfn) -> Result<Pages, VmError> {
-        let at = self.lent.iter().position(|(frame, _)| *frame == first).expect("nothing was shared there");
-        let count = self.lent[at].1.count();
-        hypercall::vm_unshare(self.handle, first, count).map_err(refused("VM_UNSHARE"))?;
-        let (_, pages) = self.lent.swap_remove(at);
-        for index in 0..count {
-            self.map.remove_page(Pfn::new(pages.pfn().raw() + index));
-        }
-        Ok(pages)
+    /// What hyp does to its memory.
+    pub(super) fn memory(&mut self) -> &mut Stage2 {
+        self.space.slots_mut().driver_mut()
     }
 
     /// Makes a call that draws on vCPU 0's cache of table pages, which is topped up where it is too small.
@@ -333,24 +271,17 @@ impl Vm {
     /// # Errors
     /// The call's own.
     pub fn with_tables(&mut self, call: impl Fn() -> Result<(), Error>) -> Result<(), Error> {
-        match call() {
-            Err(Error::OutOfMemory) => {
-                self.top_up(0).map_err(|_| Error::OutOfMemory)?;
-                call()
-            }
-            result => result,
-        }
+        self.memory().with_tables(0, call)
     }
 
     /// Takes note that `pages` are the guest's, from guest frame `first` on.
     pub fn donated(&mut self, pages: Pages, first: Gfn) {
-        self.enter(&pages, first);
-        self.memory.push(pages.given());
+        self.memory().donated(pages, first);
     }
 
-    fn enter(&mut self, pages: &Pages, first: Gfn) {
-        let entered = self.map.insert(first, pages.pfn(), pages.count());
-        entered.expect("hyp takes a page, and gives a frame one, only once");
+    /// Its memory and its devices.
+    pub fn space(&mut self) -> &mut GuestSpace<Stage2> {
+        &mut self.space
     }
 
     /// Its name.
@@ -368,20 +299,19 @@ impl Vm {
         &self.layout
     }
 
-    /// What the host shares with it.
+    /// The memory of a guest that is not protected.
     pub fn lent(&mut self) -> impl Iterator<Item = &mut Pages> {
-        self.lent.iter_mut().map(|(_, pages)| pages)
+        self.memory().kept()
     }
 
-    /// Which pages it has been given.
+    /// Which pages it has been given, where it is protected.
     pub fn map(&self) -> &PageMap {
-        &self.map
+        self.space.slots().driver().map()
     }
 
-    /// True where `count` frames from `first` on are RAM, and the guest has been given none of them.
-    pub fn is_free_ram(&self, first: Gfn, count: u64) -> bool {
-        let last = Gfn::new(first.raw() + count - 1);
-        self.layout.is_ram(first) && self.layout.is_ram(last) && !self.map.has_any(first, count)
+    /// The page that it has at `frame`.
+    pub fn page_of(&self, frame: Gfn) -> Option<Pfn> {
+        self.space.slots().driver().page_of(frame)
     }
 
     /// What it has said.
@@ -391,9 +321,7 @@ impl Vm {
 
     /// Takes note that the guest gave the page at `frame` back: it is the host's again.
     pub fn take_relinquished(&mut self, frame: Gfn) {
-        if let Some(page) = self.map.page_of(frame) {
-            self.map.remove_page(page);
-        }
+        self.memory().take_relinquished(frame);
     }
 
     /// Takes the guest apart: teardown, reclaim of every page, finalise. Every page that comes back is looked at.
@@ -421,25 +349,7 @@ impl Vm {
     /// # Errors
     /// The call that hyp refused; it may be made again.
     pub fn take_memory_back(&mut self) -> Result<(), VmError> {
-        while let Some((first, _)) = self.lent.last() {
-            let first = *first;
-            self.unshare(first)?;
-        }
-        while let Some((first, count)) = self.first_run() {
-            let done = hypercall::vm_reclaim(self.handle, first, count).map_err(refused("VM_RECLAIM"))?;
-            if done == 0 {
-                return Err(VmError::Refused("VM_RECLAIM", Error::WrongState));
-            }
-            for index in 0..done {
-                self.map.remove_page(Pfn::new(first.raw() + index));
-            }
-        }
-        Ok(())
-    }
-
-    /// The first pages that it has which lie one after the other.
-    fn first_run(&self) -> Option<(Pfn, u64)> {
-        self.map.runs().next()
+        self.memory().take_all_back()
     }
 
     /// Looks at every page that came back of a guest that is no more, and takes it.
@@ -458,14 +368,12 @@ impl Vm {
                 .filter(|page| page.iter().any(|word| *word != 0))
                 .count() as u64;
         };
-        for given in self.memory.drain(..) {
+        let (memory, caches) = self.memory().take_given();
+        for given in memory {
             take(given, &mut returned.memory, &mut returned.dirty);
         }
-        for vcpu in self.vcpus.drain(..) {
-            take(vcpu.object, &mut returned.objects, &mut returned.dirty);
-            for given in vcpu.cache {
-                take(given, &mut returned.objects, &mut returned.dirty);
-            }
+        for given in caches.into_iter().chain(self.vcpus.drain(..).map(|vcpu| vcpu.object)) {
+            take(given, &mut returned.objects, &mut returned.dirty);
         }
         take(self.object, &mut returned.objects, &mut returned.dirty);
         returned
