@@ -32,7 +32,7 @@ pub struct Machine {
     host: Option<(u64, PathBuf, String)>,
     initrd: Option<PathBuf>,
     append: Option<String>,
-    icount: bool,
+    icount: Option<&'static str>,
     reboots: bool,
     timeout: Duration,
     extra: Vec<OsString>,
@@ -52,7 +52,7 @@ impl Machine {
             host: None,
             initrd: None,
             append: None,
-            icount: false,
+            icount: None,
             reboots: false,
             timeout: Duration::from_secs(60),
             extra: Vec::new(),
@@ -121,7 +121,14 @@ impl Machine {
 
     /// Counts instructions: one nanosecond of the machine's time for each, on one thread.
     pub fn count_instructions(mut self) -> Self {
-        self.icount = true;
+        self.icount = Some("shift=0");
+        self
+    }
+
+    /// The same, but that no time passes while all CPUs wait: it goes on at once with whatever happens next. Without this it follows
+    /// the clock on the wall meanwhile, and with that whatever else the machine below has to do.
+    pub fn count_instructions_and_nothing_else(mut self) -> Self {
+        self.icount = Some("shift=0,sleep=off");
         self
     }
 
@@ -181,8 +188,8 @@ impl Machine {
         if let Some(append) = &self.append {
             option("-append", append.as_ref());
         }
-        if self.icount {
-            option("-icount", "shift=0".as_ref());
+        if let Some(icount) = self.icount {
+            option("-icount", icount.as_ref());
         }
         if !self.reboots {
             arguments.push("-no-reboot".into());

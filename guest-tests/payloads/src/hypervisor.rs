@@ -37,6 +37,11 @@ pub fn is_present() -> bool {
     call(numbers::VENDOR_HYP_CALL_UID, [0; 3]).map(|word| word as u32) == numbers::uuid_words(guest::KVM_UUID)
 }
 
+/// True in a protected guest of Freehold's, which has calls of its own.
+pub fn is_freehold() -> bool {
+    is_present() && call_status(guest::GuestCall::VmName as u32, [0; 3]) == 0
+}
+
 /// KVM's vendor-hypervisor calls, found to be there.
 #[derive(Clone, Copy, Debug)]
 pub struct KvmCalls {

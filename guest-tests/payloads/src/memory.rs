@@ -74,7 +74,8 @@ impl Kind {
 /// The translation tables in use.
 pub struct AddressSpace {
     table: El1Stage1,
-    window_open: bool,
+    /// Bytes that are mapped at the window.
+    window_size: u64,
 }
 
 impl AddressSpace {
@@ -84,7 +85,7 @@ impl AddressSpace {
     /// Where they need more pages than there are, or the platform's addresses are beyond the tables' reach.
     pub fn new(platform: &Platform) -> Result<Self, TableError> {
         let root = Environment.allocate().ok_or(TableError::OutOfFrames)?;
-        let mut space = Self { table: El1Stage1::new(root, CONFIG)?, window_open: false };
+        let mut space = Self { table: El1Stage1::new(root, CONFIG)?, window_size: 0 };
         let sections = image_start::sections();
         space.map_itself(sections.text, El1Attributes::code())?;
         space.map_itself(sections.rodata, El1Attributes::read_only())?;
@@ -157,6 +158,18 @@ impl AddressSpace {
     /// # Errors
     /// Where `target` is misaligned or beyond 48 bits.
     pub fn open_window(&mut self, target: Ipa, kind: Kind) -> Result<VirtAddr, TableError> {
+        self.open_windows([target], kind)
+    }
+
+    /// Maps the pages at `targets`, which are 4 KiB aligned, at the window, one behind the other, and nothing else there.
+    ///
+    /// # Errors
+    /// Where one of `targets` is misaligned or beyond 48 bits.
+    pub fn open_windows<const PAGES: usize>(
+        &mut self,
+        targets: [Ipa; PAGES],
+        kind: Kind,
+    ) -> Result<VirtAddr, TableError> {
         self.close_window();
         let attributes = match kind {
             Kind::Data => El1Attributes::data(),
@@ -165,18 +178,21 @@ impl AddressSpace {
         };
         // What lies there is not the payload's to clean from caches.
         let options = MapOptions { synchronise_caches: false, ..MapOptions::default() };
-        self.table.map(&mut Environment, WINDOW, PhysAddr::new(target.raw()), PAGE_SIZE, attributes, options)?;
-        self.window_open = true;
+        for target in targets {
+            let place = VirtAddr::new(WINDOW.raw() + self.window_size);
+            self.table.map(&mut Environment, place, PhysAddr::new(target.raw()), PAGE_SIZE, attributes, options)?;
+            self.window_size += PAGE_SIZE;
+        }
         Ok(WINDOW)
     }
 
     /// Unmaps the window.
     pub fn close_window(&mut self) {
-        if self.window_open {
-            self.window_open = false;
-            if let Err(error) = self.table.unmap(&mut Environment, WINDOW, PAGE_SIZE) {
-                panic!("the window does not close: {error:?}");
-            }
+        let size = core::mem::take(&mut self.window_size);
+        if size != 0
+            && let Err(error) = self.table.unmap(&mut Environment, WINDOW, size)
+        {
+            panic!("the window does not close: {error:?}");
         }
     }
 }

@@ -57,6 +57,10 @@ pub struct Platform {
     pub uart: Option<Ipa>,
     /// INTID of the PL011's interrupt.
     pub uart_interrupt: Option<u32>,
+    /// The PL031, a clock.
+    pub clock: Option<Ipa>,
+    /// INTID of the PL031's interrupt.
+    pub clock_interrupt: Option<u32>,
     /// The GICv3.
     pub gic: Option<GicRegions>,
     /// How to call PSCI, and whoever else answers.
@@ -84,6 +88,7 @@ impl Platform {
         let method =
             tree.find_node("/psci").and_then(|node| node.property("method")).and_then(|method| method.as_str());
         let uart = tree.find_compatible(&["arm,pl011"]);
+        let clock = tree.find_compatible(&["arm,pl031"]);
         let gic = tree.find_compatible(&["arm,gic-v3"]).and_then(|node| {
             let mut regions = node.reg()?.map(|region| {
                 let start = region.starting_address as u64;
@@ -95,6 +100,10 @@ impl Platform {
             memory: start..start + bank.size.unwrap_or(0) as u64,
             device_tree: address..address + tree.total_size() as u64,
             uart: uart.and_then(|node| node.reg()?.next()).map(|registers| Ipa::new(registers.starting_address as u64)),
+            clock: clock
+                .and_then(|node| node.reg()?.next())
+                .map(|registers| Ipa::new(registers.starting_address as u64)),
+            clock_interrupt: clock.and_then(|node| shared_interrupt(node.property("interrupts")?.value)),
             uart_interrupt: uart.and_then(|node| shared_interrupt(node.property("interrupts")?.value)),
             gic,
             conduit: match method {

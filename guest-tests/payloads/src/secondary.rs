@@ -11,7 +11,7 @@ use core::arch::global_asm;
 use core::cell::UnsafeCell;
 
 /// Most CPUs that a payload makes use of, by Aff0.
-pub const MAX_CPUS: usize = 8;
+pub const MAX_CPUS: usize = 16;
 /// Bytes of a secondary CPU's stack.
 const STACK_SIZE: usize = 16 << 10;
 

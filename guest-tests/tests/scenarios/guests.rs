@@ -59,11 +59,38 @@ impl Shape {
 }
 
 /// Payloads, how many checks each makes at least, and the last of them.
-const PAYLOADS: [(&str, u64, &str); 4] = [
-    ("interrupts", 60, "no-strays"),
+const PAYLOADS: [(&str, u64, &str); 5] = [
+    ("interrupts", 75, "no-strays"),
     ("uart", 12, "empty-again"),
-    ("mmio", 65, "not-emulable.device-as-it-was"),
-    ("calls", 40, "arguments-kept"),
+    ("mmio", 75, "not-emulable.device-as-it-was"),
+    ("calls", 60, "arguments-kept"),
+    ("smp", 1, "cpu-on-nobody"),
+];
+
+/// What payloads report and each guest must find: the payload, the number's name, and the least number. A check is made of nothing
+/// that is not there.
+const FINDINGS: [(&str, &str, u64); 6] = [
+    ("uart", "levels", 1),
+    ("uart", "overrun", 1),
+    ("mmio", "below-a-hypervisor", 1),
+    ("calls", "below-a-hypervisor", 1),
+    ("calls", "unknown-tried", 10_000),
+    ("calls", "trng", 1),
+];
+
+/// As many vCPUs as CPUs that a host may well have, and as many as a VM can have.
+const MANY_VCPUS: [Shape; 2] = [Shape::new(true, 8, 8, "cortex-a53"), Shape::new(true, 16, 4, "max")];
+
+/// A payload, how many checks it makes at least, and the last of them.
+type Payload = (&'static str, u64, &'static str);
+
+/// Payloads that attack, with a neighbour that is not to notice.
+const HOSTILE: [(Payload, Shape); 5] = [
+    (("tables", 50, "read-only"), Shape::new(true, 1, 2, "max")),
+    (("tables", 35, "contiguous-blocks"), Shape::new(false, 1, 1, "cortex-a53")),
+    (("guard", 100, "memory-as-ever"), Shape::new(true, 2, 2, "max")),
+    (("guard", 95, "memory-as-ever"), Shape::new(true, 1, 1, "cortex-a53")),
+    (("guard", 7, "without"), Shape::new(false, 1, 1, "cortex-a53")),
 ];
 
 /// What stands for every combination: each value of each axis, and more vCPUs than CPUs.
@@ -96,6 +123,15 @@ pub(crate) fn add(suite: &mut Suite) {
                 runs_payload(bench, payload, shape, least, last)
             });
         }
+    }
+    let (payload, least, last) = PAYLOADS[0];
+    for shape in MANY_VCPUS {
+        suite.add(format!("guest::{payload}::{}", shape.name()), move |bench| {
+            runs_payload(bench, payload, shape, least, last)
+        });
+    }
+    for (payload, shape) in HOSTILE {
+        suite.add(format!("guest::{}::{}", payload.0, shape.name()), move |bench| runs_hostile(bench, payload, shape));
     }
     let has_6_1 = suite.bench.images.linux_6_1();
     if let Err(reason) = &has_6_1 {
@@ -185,6 +221,31 @@ fn runs_payload(bench: &Bench, payload: &str, shape: Shape, least: u64, last: &s
     ended(&run)?.never_says("panic")?.check(&format!("{payload}.{last}"))?;
     let checks = run.value(&format!("{payload}.checks"))?;
     run.require(checks >= least, format!("{payload} made {checks} checks, not {least}"))?;
+    for (_, name, least) in FINDINGS.into_iter().filter(|(of, ..)| *of == payload) {
+        let seen = run.value(&format!("{payload}.{name}"))?;
+        run.require(seen >= least, format!("{payload}.{name} is {seen}, not {least}"))?;
+    }
+    if payload == "interrupts" {
+        let vcpus = run.value("interrupts.cpus")?;
+        run.require(vcpus == shape.vcpus.into(), format!("{vcpus} vCPUs took part"))?;
+        run.check("interrupts.sve-undefined")?.check("host-registers-kept")?;
+    }
+    Ok(())
+}
+
+/// A payload that attacks, and `mmio` beside it, which takes no notice.
+fn runs_hostile(bench: &Bench, payload: Payload, shape: Shape) -> Result<(), Failure> {
+    let (image, least, last) = payload;
+    let lines = guest(image, &format!("image={image}"), PAYLOAD_MEBIBYTES, shape, "")
+        + &guest("neighbour", "image=mmio", PAYLOAD_MEBIBYTES, Shape { vcpus: 1, protected: true, ..shape }, "");
+    let test = format!("guest::{image}::{}", shape.name());
+    let machine = machine(bench, &test, &lines, &[], 2 * PAYLOAD_MEBIBYTES, "")?;
+    let run = machine.cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE).run()?;
+    run.completed("guests", 3)?.ended_well()?.never_says("panic")?.check("guests-ended-well")?;
+    run.check(&format!("{image}.{last}"))?.check("neighbour.mmio.not-emulable.device-as-it-was")?;
+    let checks = run.value(&format!("{image}.checks"))?;
+    run.require(checks >= least, format!("{image} made {checks} checks, not {least}"))?;
+    run.require(run.value("neighbour.checks")? >= 65, "the neighbour made too few checks")?;
     Ok(())
 }
 
@@ -225,6 +286,8 @@ fn runs_linux(bench: &Bench, version: &str, shape: Shape, tests: &[&str]) -> Res
     let machine = machine(bench, &test, &linux_line("linux", shape, tests), &files, LINUX_MEBIBYTES, "")?;
     let run = machine.cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
     ended(&run)?.says("guest linux: powered off")?;
+    // It believes the seeds that it was given.
+    run.says("KASLR enabled")?.says("random: crng init done")?;
     linux_passed(&run, "linux", shape, tests)
 }
 

@@ -7,6 +7,7 @@ mod bare;
 mod cost;
 mod ghost;
 mod guests;
+mod identity;
 mod latency;
 mod linux;
 mod reference;
@@ -56,6 +57,7 @@ fn main() {
     ghost::add(&mut suite);
     guests::add(&mut suite);
     terminal::add(&mut suite);
+    identity::add(&mut suite);
     linux::add(&mut suite);
     cost::add(&mut suite);
     latency::add(&mut suite);

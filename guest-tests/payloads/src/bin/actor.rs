@@ -4,9 +4,10 @@
 #![no_main]
 
 use abi::actor::{ARGUMENT, COMMAND, Command, MAILBOX, MAX_ARGUMENTS, MAX_RESULTS, RESULT, UNABLE};
-use abi::{Ipa, PAGE_SIZE, VirtAddr, psci};
+use abi::{Ipa, PAGE_SIZE, VirtAddr, guest, psci};
 use core::arch::asm;
 use payloads::attempt;
+use payloads::hypervisor::call_status;
 use payloads::memory::Kind;
 use payloads::probe::{self, Access, Outcome, Width};
 use payloads::vectors::EC_UNKNOWN;
@@ -21,6 +22,10 @@ fn act(machine: &mut Machine) {
     if let Err(error) = machine.address_space.map_device(MAILBOX) {
         println!("actor: no mailbox: {error:?}");
         return;
+    }
+    // Whoever enrols the guest in the MMIO guard keeps the mailbox and the console. Where there is no guard, it takes none.
+    for device in [Some(MAILBOX), machine.platform.uart].into_iter().flatten() {
+        call_status(guest::MMIO_GUARD_MAP, [device.raw(), 0, 0]);
     }
     if machine.platform.cpus > 1 {
         // SAFETY: The second CPU has never been on.

@@ -168,14 +168,16 @@ fn touch<const N: u16>(machine: &mut Machine, address: u64) -> (u64, u64) {
     (word, time)
 }
 
-/// First touches of `count` pages from `start` on, `stride` bytes from each other: the median, and how many words were not zero.
+/// First touches of `count` pages from `start` on, `stride` bytes from each other: the median, and how many words were not zero
+/// though nobody has put anything there.
 fn touches<const N: u16>(machine: &mut Machine, start: u64, stride: u64, count: usize) -> (u64, u64) {
     let mut samples = [0; SAMPLES];
     let count = count.min(SAMPLES);
     let mut dirty = 0;
     for (index, place) in samples[..count].iter_mut().enumerate() {
-        let (word, time) = touch::<N>(machine, start + index as u64 * stride);
-        dirty += u64::from(word != 0);
+        let address = start + index as u64 * stride;
+        let (word, time) = touch::<N>(machine, address);
+        dirty += u64::from(word != 0 && !machine.platform.device_tree.contains(&address));
         *place = time;
     }
     (median(&mut samples[..count]), dirty)

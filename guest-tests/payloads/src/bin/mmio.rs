@@ -208,7 +208,7 @@ fn without_syndrome(report: &mut Report, machine: &mut Machine, uart: Ipa) {
     report.check("mmio.not-emulable.device-as-it-was", after == 0x1111, format_args!("UARTIBRD {after:#x}"));
 }
 
-/// A load that moves its base register aborts, and has not moved it.
+/// Loads and stores that move their base register abort, and have not moved it.
 fn write_back(report: &mut Report, machine: &mut Machine, uart: Ipa) {
     let Ok(window) = machine.address_space.open_window(uart, Kind::Device) else { return };
     let start = window.raw() + UART_IBRD;
@@ -223,6 +223,33 @@ fn write_back(report: &mut Report, machine: &mut Machine, uart: Ipa) {
         right && (base, value) == (start, 7),
         format_args!("base {base:#x}, value {value:#x}"),
     );
+    /// One that moves it afterwards.
+    macro_rules! post_index {
+        ($name:literal, $instruction:literal) => {{
+            let (mut base, mut value) = (start, 7u64);
+            // SAFETY: The register is the divisor's, which is not used; the access aborts.
+            let exception = unsafe {
+                payloads::attempt!([$instruction], base = inout(reg) base, value = inout(reg) value)
+            };
+            let aborts = [EXTERNAL_ABORT, ALIGNMENT_FAULT];
+            let right = exception.is_some_and(|exception| is_abort(&exception, VirtAddr::new(start), &aborts));
+            let seen = format_args!("base {base:#x}, value {value:#x}");
+            report.check_in("mmio.not-emulable", $name, right && (base, value) == (start, 7), seen);
+        }};
+    }
+    post_index!("store-post-index", "str {value:w}, [{base}], #4");
+    post_index!("strh-post-index", "strh {value:w}, [{base}], #2");
+    post_index!("strb-post-index", "strb {value:w}, [{base}], #1");
+    post_index!("str-x-post-index", "str {value}, [{base}], #8");
+    post_index!("ldr-w-post-index", "ldr {value:w}, [{base}], #4");
+    post_index!("ldrh-post-index", "ldrh {value:w}, [{base}], #2");
+    post_index!("ldrb-post-index", "ldrb {value:w}, [{base}], #1");
+    post_index!("ldrsb-w-post-index", "ldrsb {value:w}, [{base}], #1");
+    post_index!("ldrsb-x-post-index", "ldrsb {value}, [{base}], #1");
+    post_index!("ldrsh-w-post-index", "ldrsh {value:w}, [{base}], #2");
+    post_index!("ldrsh-x-post-index", "ldrsh {value}, [{base}], #2");
+    post_index!("ldrsw-post-index", "ldrsw {value}, [{base}], #4");
+    post_index!("strb-pre-index", "strb {value:w}, [{base}, #0]!");
     let mut base = start;
     // SAFETY: The store aborts.
     let exception = unsafe { payloads::attempt!(["stp wzr, wzr, [{base}], #8"], base = inout(reg) base) };

@@ -1,4 +1,7 @@
 //! A guest that has its PL011 talk to itself (Arm DDI 0183): loop-back, FIFOs, levels, overrun, and the interrupts of all of them.
+//!
+//! Models of a PL011 may know neither levels nor overrun, as QEMU's, which besides lets out what goes round: then that is reported
+//! as not there.
 #![no_std]
 #![no_main]
 
@@ -80,6 +83,8 @@ fn received(_: usize, intid: u32) {
 struct Results {
     results: [(&'static str, bool, u32); 32],
     count: usize,
+    has_levels: bool,
+    has_overrun: bool,
 }
 
 impl Results {
@@ -103,7 +108,7 @@ fn uart(machine: &mut Machine) {
     UART.store(base.raw(), Ordering::Relaxed);
     INTID.store(intid, Ordering::Relaxed);
     let before = [CR, LCR_H, IFLS].map(read);
-    let mut results = Results { results: [("", true, 0); 32], count: 0 };
+    let mut results = Results { results: [("", true, 0); 32], count: 0, has_levels: true, has_overrun: true };
     write(IMSC, 0);
     write(LCR_H, LCR_EIGHT_BITS);
     write(CR, CR_ON | CR_LOOP_BACK);
@@ -127,6 +132,8 @@ fn uart(machine: &mut Machine) {
     for (register, value) in [CR, LCR_H, IFLS].into_iter().zip(before) {
         write(register, value);
     }
+    report.value("uart.levels", results.has_levels.into());
+    report.value("uart.overrun", results.has_overrun.into());
     for (name, holds, seen) in &results.results[..results.count] {
         report.check_in("uart", name, *holds, format_args!("{seen:#x}"));
     }
@@ -177,6 +184,14 @@ fn by_interrupt(results: &mut Results, cpu: usize, intid: u32) {
 
 /// With FIFOs the interrupt waits for half of one.
 fn at_level(results: &mut Results, cpu: usize, intid: u32) {
+    write(DR, 0);
+    wait_until(|| read(FR) & FR_RECEIVE_EMPTY == 0);
+    results.has_levels = read(RIS) & INTERRUPT_RECEIVE == 0;
+    drain();
+    write(ICR, INTERRUPT_ALL);
+    if !results.has_levels {
+        return;
+    }
     RECEIVED.store(0, Ordering::Release);
     let before = count(cpu, intid);
     write(IMSC, INTERRUPT_RECEIVE);
@@ -201,8 +216,12 @@ fn overrun(results: &mut Results) {
     let full = wait_until(|| read(FR) & FR_RECEIVE_FULL != 0);
     results.check("full-at-its-depth", full, read(FR));
     write(DR, DEPTH);
-    let raised = wait_until(|| read(RIS) & INTERRUPT_OVERRUN != 0);
-    results.check("overrun-raised", raised, read(RIS));
+    timer::spin(QUIET);
+    results.has_overrun = read(RIS) & INTERRUPT_OVERRUN != 0;
+    if !results.has_overrun {
+        return;
+    }
+    results.check("overrun-raised", read(RIS) & INTERRUPT_OVERRUN != 0, read(RIS));
     let mut wrong = 0;
     let mut said = 0;
     for byte in 0..DEPTH {

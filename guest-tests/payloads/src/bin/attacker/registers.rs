@@ -1,13 +1,16 @@
 //! System registers: every encoding is read, what can be read is written back, and what could reach beyond the guest is
-//! written with ones. Each ends in a value or in an exception that a kernel expects.
+//! written with ones. Each ends in a value or in an exception that a kernel expects; in a guest of Freehold's in what the table
+//! of [`abi::guest_register`] says.
 
+use abi::guest_register::{Policy, policy};
+use abi::system_register::SystemRegister;
 use abi::{Ipa, PAGE_SIZE};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 use payloads::memory::Kind;
 use payloads::report::Report;
 use payloads::vectors::{EC_DATA_ABORT, EC_FP, EC_SME, EC_SVE, EC_SYSTEM_REGISTER, EC_UNKNOWN, Exception};
-use payloads::{Machine, attempt};
+use payloads::{Machine, attempt, hypervisor};
 
 /// MRS x0, with an encoding still to be put in (Arm ARM C6.2).
 const MRS_X0: u32 = 0xd530_0000;
@@ -15,6 +18,8 @@ const MRS_X0: u32 = 0xd530_0000;
 const MSR_X0: u32 = 0xd510_0000;
 /// SYS with x0.
 const SYS_X0: u32 = 0xd508_0000;
+/// SYSL to x0.
+const SYSL_X0: u32 = 0xd528_0000;
 /// RET.
 const RET: u32 = 0xd65f_03c0;
 /// RDVL x0, #1, of SVE.
@@ -33,66 +38,39 @@ struct Code([AtomicU32; PAGE_SIZE as usize / 4]);
 
 static CODE: Code = Code([const { AtomicU32::new(0) }; PAGE_SIZE as usize / 4]);
 
-/// A system register or instruction as its encoding names it.
-#[derive(Clone, Copy)]
-struct Encoding {
-    op0: u32,
-    op1: u32,
-    crn: u32,
-    crm: u32,
-    op2: u32,
+/// The encoding's bits in MRS, MSR, SYS and SYSL.
+const fn bits(register: SystemRegister) -> u32 {
+    let [op0, op1] = [register.op0() as u32 & 1, register.op1() as u32];
+    let [crn, crm, op2] = [register.crn() as u32, register.crm() as u32, register.op2() as u32];
+    op0 << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
 }
-
-impl Encoding {
-    /// The encoding's bits in MRS, MSR and SYS.
-    const fn bits(self) -> u32 {
-        (self.op0 & 1) << 19 | self.op1 << 16 | self.crn << 12 | self.crm << 8 | self.op2 << 5
-    }
-
-    const fn new(op0: u32, op1: u32, crn: u32, crm: u32, op2: u32) -> Self {
-        Self { op0, op1, crn, crm, op2 }
-    }
-
-    /// Number `index` of all encodings with `op0`: op1, CRn, CRm and op2 make a 14-bit number.
-    const fn nth(op0: u32, index: u32) -> Self {
-        Self::new(op0, index >> 11 & 7, index >> 7 & 15, index >> 3 & 15, index & 7)
-    }
-
-    /// The encoding as the architecture writes it, packed for a message: op0 op1 CRn CRm op2, a hexadecimal digit each.
-    const fn digits(self) -> u32 {
-        self.op0 << 16 | self.op1 << 12 | self.crn << 8 | self.crm << 4 | self.op2
-    }
-}
-
-/// Encodings for one op0.
-const ENCODINGS: u32 = 1 << 14;
 
 /// Registers that reach beyond the guest, or would if nobody kept them from it.
-const DANGEROUS: [Encoding; 24] = [
-    Encoding::new(2, 0, 1, 0, 4),   // OSLAR_EL1
-    Encoding::new(2, 0, 1, 3, 4),   // OSDLR_EL1
-    Encoding::new(2, 0, 0, 2, 2),   // MDSCR_EL1
-    Encoding::new(2, 0, 0, 0, 4),   // DBGBVR0_EL1
-    Encoding::new(2, 0, 0, 0, 5),   // DBGBCR0_EL1
-    Encoding::new(2, 0, 0, 0, 6),   // DBGWVR0_EL1
-    Encoding::new(2, 0, 0, 0, 7),   // DBGWCR0_EL1
-    Encoding::new(3, 3, 9, 12, 0),  // PMCR_EL0
-    Encoding::new(3, 3, 9, 12, 1),  // PMCNTENSET_EL0
-    Encoding::new(3, 3, 14, 15, 7), // PMCCFILTR_EL0
-    Encoding::new(3, 0, 9, 9, 0),   // PMSCR_EL1
-    Encoding::new(3, 0, 9, 11, 0),  // TRBLIMITR_EL1
-    Encoding::new(3, 0, 1, 2, 1),   // TRFCR_EL1
-    Encoding::new(3, 0, 1, 0, 1),   // ACTLR_EL1
-    Encoding::new(3, 0, 12, 11, 5), // ICC_SGI1R_EL1
-    Encoding::new(3, 0, 12, 11, 6), // ICC_ASGI1R_EL1
-    Encoding::new(3, 0, 12, 11, 7), // ICC_SGI0R_EL1
-    Encoding::new(3, 0, 12, 11, 1), // ICC_DIR_EL1
-    Encoding::new(3, 0, 12, 12, 1), // ICC_EOIR1_EL1
-    Encoding::new(3, 0, 12, 12, 5), // ICC_SRE_EL1
-    Encoding::new(3, 3, 14, 2, 2),  // CNTP_CVAL_EL0
-    Encoding::new(3, 3, 14, 2, 1),  // CNTP_CTL_EL0
-    Encoding::new(3, 3, 14, 0, 0),  // CNTFRQ_EL0
-    Encoding::new(3, 7, 14, 2, 1),  // CNTPS_CTL_EL1
+const DANGEROUS: [SystemRegister; 24] = [
+    SystemRegister::new(2, 0, 1, 0, 4),   // OSLAR_EL1
+    SystemRegister::new(2, 0, 1, 3, 4),   // OSDLR_EL1
+    SystemRegister::new(2, 0, 0, 2, 2),   // MDSCR_EL1
+    SystemRegister::new(2, 0, 0, 0, 4),   // DBGBVR0_EL1
+    SystemRegister::new(2, 0, 0, 0, 5),   // DBGBCR0_EL1
+    SystemRegister::new(2, 0, 0, 0, 6),   // DBGWVR0_EL1
+    SystemRegister::new(2, 0, 0, 0, 7),   // DBGWCR0_EL1
+    SystemRegister::new(3, 3, 9, 12, 0),  // PMCR_EL0
+    SystemRegister::new(3, 3, 9, 12, 1),  // PMCNTENSET_EL0
+    SystemRegister::new(3, 3, 14, 15, 7), // PMCCFILTR_EL0
+    SystemRegister::new(3, 0, 9, 9, 0),   // PMSCR_EL1
+    SystemRegister::new(3, 0, 9, 11, 0),  // TRBLIMITR_EL1
+    SystemRegister::new(3, 0, 1, 2, 1),   // TRFCR_EL1
+    SystemRegister::new(3, 0, 1, 0, 1),   // ACTLR_EL1
+    SystemRegister::new(3, 0, 12, 11, 5), // ICC_SGI1R_EL1
+    SystemRegister::new(3, 0, 12, 11, 6), // ICC_ASGI1R_EL1
+    SystemRegister::new(3, 0, 12, 11, 7), // ICC_SGI0R_EL1
+    SystemRegister::new(3, 0, 12, 11, 1), // ICC_DIR_EL1
+    SystemRegister::new(3, 0, 12, 12, 1), // ICC_EOIR1_EL1
+    SystemRegister::new(3, 0, 12, 12, 5), // ICC_SRE_EL1
+    SystemRegister::new(3, 3, 14, 2, 2),  // CNTP_CVAL_EL0
+    SystemRegister::new(3, 3, 14, 2, 1),  // CNTP_CTL_EL0
+    SystemRegister::new(3, 3, 14, 0, 0),  // CNTFRQ_EL0
+    SystemRegister::new(3, 7, 14, 2, 1),  // CNTPS_CTL_EL1
 ];
 
 /// Every attack by registers. `guest` says that there is a hypervisor.
@@ -101,14 +79,16 @@ pub fn attack(machine: &mut Machine, report: &mut Report, guest: bool) {
         Ok(window) => window.raw(),
         Err(error) => panic!("the code page cannot be mapped: {error:?}"),
     };
-    let mut sweep = Sweep { code, readable: 0, wrong: None };
+    let promised = hypervisor::is_freehold();
+    let mut sweep = Sweep { code, promised, readable: 0, tried: 0, wrong: None };
     for op0 in [2, 3] {
-        sweep.read_all(op0);
+        sweep.registers(op0);
     }
     sweep.conclude(report, "read");
     report.value("attacker.readable-registers", sweep.readable);
     sweep.instructions();
     sweep.conclude(report, "system-instructions");
+    report.value("attacker.judged-by-the-table", if promised { sweep.tried } else { 0 });
     if guest {
         sweep.write_ones();
         sweep.conclude(report, "write-ones");
@@ -117,58 +97,114 @@ pub fn attack(machine: &mut Machine, report: &mut Report, guest: bool) {
     machine.address_space.close_window();
 }
 
+/// What is wrong with an access: its encoding, and the value that was read or the exception that came.
+type Wrong = (SystemRegister, Result<u64, Exception>);
+
 /// Goes over many encodings and remembers the first wrong outcome.
 struct Sweep {
     code: u64,
+    /// The table of Freehold's guests holds.
+    promised: bool,
+    /// Registers that could be read.
     readable: u64,
-    wrong: Option<(Encoding, Exception)>,
+    /// Accesses.
+    tried: u64,
+    wrong: Option<Wrong>,
 }
 
 impl Sweep {
-    fn judge(&mut self, encoding: Encoding, exception: Option<Exception>, expected: &[u64]) {
+    fn judge(&mut self, register: SystemRegister, exception: Option<Exception>, expected: &[u64]) {
         let Some(exception) = exception else { return };
         if !expected.contains(&exception.class()) && self.wrong.is_none() {
-            self.wrong = Some((encoding, exception));
+            self.wrong = Some((register, Err(exception)));
         }
     }
 
-    /// Reads every register with `op0`, and writes back what could be read.
-    fn read_all(&mut self, op0: u32) {
+    /// Holds an access against the table.
+    fn judge_by_table(&mut self, register: SystemRegister, is_read: bool, value: u64, exception: Option<Exception>) {
+        self.tried += 1;
+        let policy = policy(register, is_read);
+        let right = match (policy, exception) {
+            (Policy::Undefined, None) => false,
+            // SVE and SME are off by CPACR_EL1 too; and with FEAT_IDST a CPU says what was UNDEFINED among ID registers.
+            (Policy::Undefined, Some(exception)) => {
+                let is_identity = register.op0() == 3 && register.crn() == 0;
+                matches!(exception.class(), EC_UNKNOWN | EC_SVE | EC_SME)
+                    || is_identity && exception.class() == EC_SYSTEM_REGISTER
+            }
+            // A CPU may lack it; a system instruction has met an address that is not mapped.
+            (Policy::Own | Policy::PointerAuthenticationKey, Some(exception)) => {
+                exception.class() == EC_UNKNOWN || register.op0() == 1 && exception.class() == EC_DATA_ABORT
+            }
+            // Of debug registers a CPU has as many as it has breakpoints and watchpoints.
+            (Policy::Zero, Some(exception)) => register.op0() == 2 && exception.class() == EC_UNKNOWN,
+            (Policy::Zero, None) if is_read => value == 0,
+            (_, exception) => exception.is_none(),
+        };
+        if !right && self.wrong.is_none() {
+            self.wrong = Some((register, exception.map_or(Ok(value), Err)));
+        }
+    }
+
+    /// Reads every register with `op0`, and writes back what could be read; where the table holds, writes zero to those that are
+    /// not to be written.
+    fn registers(&mut self, op0: u8) {
         const EXPECTED: [u64; 5] = [EC_UNKNOWN, EC_FP, EC_SYSTEM_REGISTER, EC_SVE, EC_SME];
-        for first in (0..ENCODINGS).step_by(SLOTS / 2) {
-            let encodings = (first..).map(|index| Encoding::nth(op0, index)).take(SLOTS / 2);
-            load(
-                encodings.clone().flat_map(|encoding| [MRS_X0 | encoding.bits(), MSR_X0 | encoding.bits()]),
-                self.code,
-            );
-            for (index, encoding) in encodings.enumerate() {
+        let mut rest = SystemRegister::all(op0);
+        loop {
+            let some = rest.clone().take(SLOTS / 2);
+            load(some.clone().flat_map(|register| [MRS_X0 | bits(register), MSR_X0 | bits(register)]), self.code);
+            for (index, register) in some.enumerate() {
                 let (value, exception) = run(self.code, index * 2, 0);
-                self.judge(encoding, exception, &EXPECTED);
-                if exception.is_none() {
-                    self.readable += 1;
-                    let (_, exception) = run(self.code, index * 2 + 1, value);
-                    self.judge(encoding, exception, &EXPECTED);
+                if self.promised {
+                    self.judge_by_table(register, true, value, exception);
+                } else {
+                    self.judge(register, exception, &EXPECTED);
                 }
+                self.readable += u64::from(exception.is_none());
+                let forbidden = self.promised && policy(register, false) == Policy::Undefined;
+                if exception.is_some() && !forbidden {
+                    continue;
+                }
+                let (value, exception) = run(self.code, index * 2 + 1, if exception.is_none() { value } else { 0 });
+                if self.promised {
+                    self.judge_by_table(register, false, value, exception);
+                } else {
+                    self.judge(register, exception, &EXPECTED);
+                }
+            }
+            if rest.nth(SLOTS / 2 - 1).is_none() {
+                break;
             }
         }
     }
 
-    /// Executes every system instruction with an operand of zero, an address that is not mapped.
+    /// Executes every system instruction, those with an operand with zero, an address that is not mapped.
     fn instructions(&mut self) {
         const EXPECTED: [u64; 3] = [EC_UNKNOWN, EC_SYSTEM_REGISTER, EC_DATA_ABORT];
-        for first in (0..ENCODINGS).step_by(SLOTS) {
-            let encodings = (first..).map(|index| Encoding::nth(1, index)).take(SLOTS);
-            load(encodings.clone().map(|encoding| SYS_X0 | encoding.bits()), self.code);
-            for (index, encoding) in encodings.enumerate() {
-                let (_, exception) = run(self.code, index, 0);
-                self.judge(encoding, exception, &EXPECTED);
+        for (is_read, instruction) in [(false, SYS_X0), (true, SYSL_X0)] {
+            let mut rest = SystemRegister::all(1);
+            loop {
+                let some = rest.clone().take(SLOTS);
+                load(some.clone().map(|register| instruction | bits(register)), self.code);
+                for (index, register) in some.enumerate() {
+                    let (value, exception) = run(self.code, index, 0);
+                    if self.promised {
+                        self.judge_by_table(register, is_read, value, exception);
+                    } else {
+                        self.judge(register, exception, &EXPECTED);
+                    }
+                }
+                if rest.nth(SLOTS - 1).is_none() {
+                    break;
+                }
             }
         }
     }
 
     /// Writes ones where it could hurt somebody else, then what would be there without that.
     fn write_ones(&mut self) {
-        load(DANGEROUS.into_iter().map(|encoding| MSR_X0 | encoding.bits()), self.code);
+        load(DANGEROUS.into_iter().map(|encoding| MSR_X0 | bits(encoding)), self.code);
         for value in [u64::MAX, 1 << 40, 1, 0] {
             for (index, encoding) in DANGEROUS.into_iter().enumerate() {
                 let (_, exception) = run(self.code, index, value);
@@ -180,8 +216,11 @@ impl Sweep {
     fn conclude(&mut self, report: &mut Report, name: &str) {
         match self.wrong.take() {
             None => report.check_in("registers", name, true, format_args!("")),
-            Some((encoding, exception)) => {
-                report.check_in("registers", name, false, format_args!("S{:x}: {exception}", encoding.digits()));
+            Some((register, Ok(value))) => {
+                report.check_in("registers", name, false, format_args!("{register}: done, {value:#x}"));
+            }
+            Some((register, Err(exception))) => {
+                report.check_in("registers", name, false, format_args!("{register}: {exception}"));
             }
         }
     }
@@ -189,13 +228,13 @@ impl Sweep {
 
 /// What a protected guest is not to find: SVE, SME, MTE, the performance monitors.
 fn hidden(code: u64, report: &mut Report) {
-    let gcr = MRS_X0 | Encoding::new(3, 0, 1, 0, 6).bits();
-    let pmcr = MRS_X0 | Encoding::new(3, 3, 9, 12, 0).bits();
-    let cpacr = MSR_X0 | Encoding::new(3, 0, 1, 0, 2).bits();
-    let pfr0 = MRS_X0 | Encoding::new(3, 0, 0, 4, 0).bits();
-    let pfr1 = MRS_X0 | Encoding::new(3, 0, 0, 4, 1).bits();
-    let dfr0 = MRS_X0 | Encoding::new(3, 0, 0, 5, 0).bits();
-    let mmfr0 = MRS_X0 | Encoding::new(3, 0, 0, 7, 0).bits();
+    let gcr = MRS_X0 | bits(SystemRegister::new(3, 0, 1, 0, 6));
+    let pmcr = MRS_X0 | bits(SystemRegister::new(3, 3, 9, 12, 0));
+    let cpacr = MSR_X0 | bits(SystemRegister::new(3, 0, 1, 0, 2));
+    let pfr0 = MRS_X0 | bits(SystemRegister::new(3, 0, 0, 4, 0));
+    let pfr1 = MRS_X0 | bits(SystemRegister::new(3, 0, 0, 4, 1));
+    let dfr0 = MRS_X0 | bits(SystemRegister::new(3, 0, 0, 5, 0));
+    let mmfr0 = MRS_X0 | bits(SystemRegister::new(3, 0, 0, 7, 0));
     load([gcr, pmcr, cpacr, RDVL, RDSVL, pfr0, pfr1, dfr0, mmfr0].into_iter(), code);
     run(code, 2, CPACR_ALL);
     for (name, slot) in [("mte", 0), ("pmu", 1), ("sve", 3), ("sme", 4)] {

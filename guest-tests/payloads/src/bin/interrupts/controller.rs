@@ -2,7 +2,7 @@
 //! two ways to end it (Arm IHI 0069, chapter 4).
 
 use crate::{Bench, comes, comes_once, take};
-use payloads::cpus::count;
+use payloads::cpus::{self, count};
 use payloads::gic::{self, Bits, CONTROL_EOI_MODE, PRIORITY};
 use payloads::timer;
 
@@ -19,11 +19,25 @@ const PRIORITY_IDLE: u8 = 0xd0;
 /// A mask that keeps out [`PRIORITY`] and all that is less urgent.
 const MASK: u64 = 0x80;
 
+/// A shared interrupt that no device of QEMU's board or of a guest raises while nobody uses it.
+const SHARED: u32 = 63;
+/// Interrupts that are pending at once: SGIs, both timers' and a shared one, in the order in which they are made pending. That is
+/// more than the four list registers that QEMU's CPUs have, and many others.
+const MANY: [u32; 13] = [9, 2, 13, timer::VIRTUAL.intid, 1, 12, SHARED, 7, 4, 10, timer::PHYSICAL.intid, 3, 6];
+/// The priority of the most urgent of them, and how much less urgent each is than the one before it, in the order of [`BY_URGENCY`].
+const FIRST_PRIORITY: u8 = 0x10;
+const STEP: u8 = 0x10;
+/// The same, from the most urgent one on.
+const BY_URGENCY: [u32; 13] = [6, timer::PHYSICAL.intid, 12, 1, SHARED, 13, 3, 10, timer::VIRTUAL.intid, 2, 9, 4, 7];
+/// How often all of them are pending.
+const FILLS: u32 = 5;
+
 pub fn run(bench: &mut Bench) {
     disabled(bench);
     masked(bench);
     priorities(bench);
     end_modes(bench);
+    more_than_fit(bench);
 }
 
 /// An interrupt that is off stays pending, and comes when it is on; unless its pending state is cleared by then.
@@ -146,4 +160,84 @@ fn end_modes(bench: &mut Bench) {
         bench.expect(group, "inactive", gic.is_set(0, Bits::SetActive, SGI).into(), 0);
     }
     gic::unmask();
+}
+
+/// More interrupts are pending than a virtual CPU interface has room for: all are taken, in the order of their priorities, once each;
+/// with interrupts masked and taken by hand, and by the handler.
+fn more_than_fit(bench: &mut Bench) {
+    let gic = bench.cpus.gic;
+    gic.enable_shared(SHARED, 0);
+    for (intid, priority) in BY_URGENCY.into_iter().zip((FIRST_PRIORITY..).step_by(STEP.into())) {
+        gic.set_priority(0, intid, priority);
+    }
+    let (mut in_order, mut slowest) = (0, 0);
+    let mut seen = [0; BY_URGENCY.len()];
+    for _ in 0..FILLS {
+        gic::mask();
+        make_pending(bench);
+        let start = timer::now();
+        for place in &mut seen {
+            *place = take();
+            timers_off(*place);
+            gic::end(*place);
+        }
+        slowest = slowest.max(timer::now() - start);
+        in_order += u32::from(seen == BY_URGENCY && gic::acknowledge() >= gic::FIRST_SPECIAL);
+        gic::unmask();
+    }
+    let right = in_order == FILLS;
+    bench.report.check("interrupts.more-than-fit.by-urgency", right, format_args!("{in_order}; lastly {seen:?}"));
+    // Time in which it is done where no one else takes the CPU.
+    bench.report.value("interrupts.more-than-fit-us", timer::microseconds(slowest));
+
+    // The handler ends each before the next: each comes once, and none is lost.
+    cpus::set_action(Some(|_, intid| timers_off(intid)));
+    let before = BY_URGENCY.map(|intid| count(0, intid));
+    for fill in 1..=FILLS {
+        gic::mask();
+        make_pending(bench);
+        gic::unmask();
+        timer::wait_until(|| BY_URGENCY.iter().zip(before).all(|(intid, before)| count(0, *intid) - before >= fill));
+    }
+    timer::spin(crate::QUIET);
+    let taken: [u32; BY_URGENCY.len()] = core::array::from_fn(|index| count(0, BY_URGENCY[index]) - before[index]);
+    // `wait_until` has the virtual timer for its alarm clock.
+    let right = BY_URGENCY
+        .iter()
+        .zip(taken)
+        .all(|(intid, taken)| taken == FILLS || *intid == timer::VIRTUAL.intid && taken > FILLS);
+    bench.report.check("interrupts.more-than-fit.each-once", right, format_args!("{taken:?} of {FILLS}"));
+    cpus::set_action(None);
+    gic.set(0, Bits::ClearEnable, SHARED);
+    for intid in BY_URGENCY {
+        gic.set_priority(0, intid, PRIORITY);
+    }
+}
+
+/// Makes all of [`MANY`] pending.
+fn make_pending(bench: &Bench) {
+    for intid in MANY {
+        match intid {
+            SHARED => bench.cpus.gic.set(0, Bits::SetPending, SHARED),
+            intid if intid == timer::VIRTUAL.intid => assert_timer(timer::VIRTUAL),
+            intid if intid == timer::PHYSICAL.intid => assert_timer(timer::PHYSICAL),
+            intid => gic::send(intid, 0),
+        }
+    }
+    timer::spin(crate::QUIET);
+}
+
+/// Has a timer's deadline be over.
+fn assert_timer(timer: timer::Timer) {
+    (timer.set_compare)(0);
+    (timer.set_control)(timer::ENABLE);
+}
+
+/// Turns the timer off whose interrupt it is.
+fn timers_off(intid: u32) {
+    for timer in [timer::VIRTUAL, timer::PHYSICAL] {
+        if intid == timer.intid {
+            (timer.set_control)(0);
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! A guest that tries all that its interrupt controller and its timers can do: SGIs between all pairs of CPUs, both timers, waits,
-//! priorities, the two modes of ending an interrupt, a level-sensitive interrupt and where it goes; and registers of FP and SIMD
-//! kept while CPUs are taken away and given back.
+//! priorities, the two modes of ending an interrupt, a level-sensitive interrupt and where it goes, the clock's alarm; and registers
+//! of FP and SIMD kept while CPUs are taken away and given back.
 #![no_std]
 #![no_main]
 
+mod alarm;
 mod controller;
 mod floating_point;
 mod shared;
 mod software;
+mod time;
 mod timers;
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -42,7 +44,12 @@ fn interrupts(machine: &mut Machine) {
         return;
     };
     let mut bench = Bench { cpus, report };
+    let limit = machine.platform.hexadecimal_argument("lateness");
+    if let Some(limit) = limit {
+        timers::set_limit(limit);
+    }
     software::run(&mut bench);
+    time::run(&mut bench);
     for timer in [timer::VIRTUAL, timer::PHYSICAL] {
         let last = bench.cpus.count - 1;
         timers::run(&mut bench, timer, 0);
@@ -54,7 +61,16 @@ fn interrupts(machine: &mut Machine) {
     if let (Some(uart), Some(intid)) = (machine.platform.uart, machine.platform.uart_interrupt) {
         shared::run(&mut bench, uart, intid);
     }
-    floating_point::run(&mut bench);
+    if let (Some(clock), Some(intid)) = (machine.platform.clock, machine.platform.clock_interrupt)
+        && limit.is_none()
+        && machine.address_space.map_device(clock).is_ok()
+    {
+        alarm::run(&mut bench, clock, intid);
+    }
+    // A machine that counts instructions takes long to pass the time.
+    if limit.is_none() {
+        floating_point::run(&mut bench);
+    }
     let (strays, last) = cpus::stray();
     bench.report.check("interrupts.no-strays", strays == 0, format_args!("{strays}, the last of INTID {last}"));
     bench.report.value("interrupts.cpus", bench.cpus.count as u64);
