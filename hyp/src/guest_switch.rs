@@ -21,6 +21,8 @@ use monitor::syndrome::{Exception, Syndrome};
 unsafe extern "C" {
     /// In `world_switch.S`.
     fn enter_vcpu(registers: *mut GuestRegisters) -> u64;
+    /// In `world_switch.S`.
+    fn take_serror() -> u64;
     /// In `vectors.S`: those that tell a guest's exceptions. EL2's own go the same way in both tables.
     static guest_vectors: u8;
     /// In `vectors.S`: those that tell the host's.
@@ -31,6 +33,7 @@ unsafe extern "C" {
 const SYNCHRONOUS: u64 = 0;
 const IRQ: u64 = 1;
 const FIQ: u64 = 2;
+const SERROR: u64 = 3;
 
 /// Two registers at a time, so that a store or load of both goes with them.
 macro_rules! el1_registers {
@@ -265,7 +268,12 @@ pub fn run(context: &mut VcpuContext, mut next: impl FnMut(Syndrome, &mut VcpuCo
     // All of it is in force for the guest, whose entry is an exception return. EL2's own exceptions find the same in both tables.
     VBAR_EL2.set(&raw const guest_vectors as u64);
 
+    // An SError that is pending here is not the guest's: the host takes it as soon as it runs.
+    let is_hosts_serror = is_serror_pending();
     let kind = loop {
+        if is_hosts_serror {
+            break IRQ;
+        }
         // SAFETY: the guest's controls and state are in the CPU; the context lives until the guest is out again, and
         // `enter_vcpu` returns with this stack as it was.
         let kind = unsafe { enter_vcpu(&mut context.general) };
@@ -290,7 +298,7 @@ pub fn run(context: &mut VcpuContext, mut next: impl FnMut(Syndrome, &mut VcpuCo
             Next::Leave => break kind,
         }
     };
-    let trap = guest_trap(kind);
+    let trap = guest_trap(if !is_hosts_serror && has_left_serror() { SERROR } else { kind });
 
     VBAR_EL2.set(&raw const host_vectors as u64);
     save_el1(&mut context.el1);
@@ -324,12 +332,48 @@ pub fn run(context: &mut VcpuContext, mut next: impl FnMut(Syndrome, &mut VcpuCo
     trap
 }
 
-/// What brought the guest out, from the kind that its vector gave.
+/// ISR_EL1.A: a physical SError is pending (Arm ARM, ISR_EL1).
+const SERROR_PENDING: u64 = 1 << 8;
+
+/// True where a physical SError is pending for this CPU, though PSTATE masks it.
+#[inline(always)]
+fn is_serror_pending() -> bool {
+    mrs!("isr_el1") & SERROR_PENDING != 0
+}
+
+/// Takes an SError that the guest has left behind, by what it wrote to a device or to bad memory: all that it did is complete when
+/// it is asked for. It must not become the host's, which it would be once HCR_EL2.AMO is clear. ESR_EL2 describes it then.
+#[inline(always)]
+fn has_left_serror() -> bool {
+    barrier::dsb_sy();
+    // SAFETY: HCR_EL2.AMO and the vectors are the guest's still; the SError is taken at the one instruction where the vectors expect it.
+    is_serror_pending() && unsafe { take_serror() } != 0
+}
+
+/// Stage 1's translation of a virtual address, by the tables of the guest, whose state is in the CPU: what PAR_EL1 holds after it.
+#[cold]
+fn translate_stage1(address: u64) -> u64 {
+    let guests = PAR_EL1.get();
+    // SAFETY: with HCR_EL2.TGE clear this is the translation of EL1 (Arm ARM C5.4), with the rights of a read; it writes PAR_EL1 alone.
+    // The walk reads what stage 2 gives to the guest, and no device (HCR_EL2.PTW).
+    unsafe { core::arch::asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) };
+    barrier::isb();
+    let result = PAR_EL1.get();
+    PAR_EL1.set(guests);
+    result
+}
+
+/// What brought the guest out, from the kind that its vector gave. Where stage 1 does not translate any more what it did when the
+/// guest faulted, the guest has come out for nothing, as for an interrupt, and is to make its access again.
 #[inline(always)]
 fn guest_trap(kind: u64) -> GuestTrap {
     match kind {
         SYNCHRONOUS => {
-            GuestTrap::Synchronous(Exception { esr: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() })
+            let exception = Exception { esr: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
+            if exception.is_page_unknown() {
+                return exception.translated(translate_stage1).map_or(GuestTrap::Interrupt, GuestTrap::Synchronous);
+            }
+            GuestTrap::Synchronous(exception)
         }
         IRQ | FIQ => GuestTrap::Interrupt,
         _ => GuestTrap::SError { esr: ESR_EL2.get() },

@@ -5,6 +5,7 @@
 
 use crate::machine::Machine;
 use crate::system_register::{mrs, msr};
+use aarch64_cpu::registers::{ICH_HCR_EL2, Writeable};
 use abi::run::MAX_LIST_REGISTERS;
 use monitor::features::GicFeatures;
 use monitor::interrupt::InterruptRegisters;
@@ -48,7 +49,7 @@ list_registers! {
 /// As above, for the active priorities: the first of each group is always there.
 macro_rules! active_priorities {
     ($($number:literal = $group0:literal, $group1:literal;)*) => {
-        #[cold]
+        #[inline(never)]
         fn load_more_priorities(registers: &InterruptRegisters, count: usize) {
             $(
                 if count <= $number {
@@ -62,7 +63,7 @@ macro_rules! active_priorities {
             )*
         }
 
-        #[cold]
+        #[inline(never)]
         fn save_more_priorities(registers: &mut InterruptRegisters, count: usize) {
             $(
                 if count <= $number {
@@ -113,6 +114,8 @@ pub fn save(registers: &mut InterruptRegisters, machine: &Machine) {
         save_more_priorities(registers, machine.features.gic.active_priority_registers);
     }
     if registers.list_registers_in_use != 0 {
+        // Empty ones are what the maintenance interrupt may be asked to tell of.
+        ICH_HCR_EL2.set(0);
         take_list_registers(&mut registers.list_registers, registers.list_registers_in_use);
     }
 }

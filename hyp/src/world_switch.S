@@ -70,4 +70,14 @@ guest_exit:
     add sp, sp, #112
     ret
 
+// Takes a physical SError that is pending, with the guest's vectors in force. Returns its ESR_EL2; 0 where there was none.
+    .global take_serror
+take_serror:
+    mov x0, xzr
+    msr daifclr, #4
+serror_window:
+    isb
+    msr daifset, #4
+    ret
+
     .popsection

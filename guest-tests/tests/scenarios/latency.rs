@@ -13,7 +13,7 @@ const CHECKS: u32 = 10;
 const LIMITS: [(&str, u64); 10] = [
     ("hvc-psci-version", 126),
     ("hvc-unknown", 106),
-    ("id-register", 150),
+    ("id-register", 165),
     ("exit-and-entry", 920),
     ("distributor-read", 1_230),
     ("device-read", 1_255),

@@ -89,9 +89,14 @@ fn answer_vendor_call(vm: &Vm, registers: &mut GuestRegisters, function: u32) ->
 }
 
 /// Does a call that [`answer_at_once`] left. The program counter is past the instruction.
-pub(crate) fn handle<P: Platform>(monitor: &Monitor, platform: &mut P, vm: &Vm, context: &mut VcpuContext) -> Outcome {
-    // An immediate other than 0 was answered at once.
-    let Some(call) = Call::decode(0, &context.general.x) else {
+pub(crate) fn handle<P: Platform>(
+    monitor: &Monitor,
+    platform: &mut P,
+    vm: &Vm,
+    context: &mut VcpuContext,
+    immediate: u16,
+) -> Outcome {
+    let Some(call) = Call::decode(immediate, &context.general.x) else {
         return answer(context, NOT_SUPPORTED_REGISTER);
     };
     if let Some(outcome) = guest_psci::handle(vm, context, &call) {

@@ -97,10 +97,12 @@ impl Monitor {
     fn run_until_exit<P: Platform>(&self, platform: &mut P, vm: &Vm, claim: &mut Claim<'_>) -> Exit {
         loop {
             // A physical interrupt ends this loop, whatever the guest does.
-            let trap = platform.run_guest(&mut claim.context, |syndrome, context| self.next(vm, syndrome, context));
+            let mut policy = Policy::Undefined;
+            let next = |syndrome, context: &mut VcpuContext| self.next(vm, syndrome, context, &mut policy);
+            let trap = platform.run_guest(&mut claim.context, next);
             let outcome = match trap {
                 _ if claim.context.general.pstate & PSTATE_AARCH32 != 0 => Outcome::Exit(from_aarch32(vm, &trap)),
-                GuestTrap::Synchronous(exception) => self.guest_exception(platform, vm, claim, &exception),
+                GuestTrap::Synchronous(exception) => self.guest_exception(platform, vm, claim, &exception, policy),
                 GuestTrap::Interrupt => Outcome::Exit(Exit::Interrupt),
                 GuestTrap::SError { esr } => Outcome::Exit(error(vm, esr)),
             };
@@ -123,8 +125,9 @@ impl Monitor {
     }
 
     /// Deals with a trap by the guest's general registers alone, all else of it being in the CPU still, where that is possible.
+    /// `policy` becomes that of the system register that was accessed last.
     #[inline(always)]
-    fn next(&self, vm: &Vm, syndrome: Syndrome, context: &mut VcpuContext) -> Next {
+    fn next(&self, vm: &Vm, syndrome: Syndrome, context: &mut VcpuContext, policy: &mut Policy) -> Next {
         // Where another vCPU has ended the VM, this one is not to go on.
         if context.general.pstate & PSTATE_AARCH32 != 0 || vm.power() != VmPower::On {
             return Next::Leave;
@@ -140,16 +143,17 @@ impl Monitor {
                 is_done
             }
             Cause::SystemRegister(access) => {
-                let is_done = guest_system_register::emulate(access, context, &self.id, vm.config().ipa_bits);
+                *policy = access.policy();
+                let is_done = guest_system_register::emulate(*policy, access, context, &self.id, vm.config().ipa_bits);
                 if is_done {
                     skip_instruction(&mut context.general);
-                } else if access.policy() == Policy::PointerAuthenticationKey {
+                } else if *policy == Policy::PointerAuthenticationKey {
                     return self.give_keys(context);
                 }
                 is_done
             }
             Cause::PointerAuthentication => return self.give_keys(context),
-            Cause::FloatingPoint => {
+            Cause::FloatingPoint if context.fp_enabled == 0 => {
                 context.traps.enable_fp();
                 return Next::ResumeWithFp;
             }
@@ -169,13 +173,15 @@ impl Monitor {
         Next::ResumeWithKeys
     }
 
-    /// Decides a synchronous exception of a guest's that [`next`](Self::next) left.
+    /// Decides a synchronous exception of a guest's that [`next`](Self::next) left, where it is about a system register with the
+    /// policy that it found.
     fn guest_exception<P: Platform>(
         &self,
         platform: &mut P,
         vm: &Vm,
         claim: &mut Claim<'_>,
         exception: &Exception,
+        policy: Policy,
     ) -> Outcome {
         let syndrome = exception.syndrome();
         match syndrome.cause() {
@@ -183,12 +189,12 @@ impl Monitor {
                 skip_instruction(&mut claim.context.general);
                 Outcome::Exit(if what == WaitFor::Interrupt { Exit::Wait } else { Exit::Yield })
             }
-            Cause::Hypercall { .. } => guest_call::handle(self, platform, vm, &mut claim.context),
-            Cause::SecureCall { .. } => {
+            Cause::Hypercall { immediate } => guest_call::handle(self, platform, vm, &mut claim.context, immediate),
+            Cause::SecureCall { immediate } => {
                 skip_instruction(&mut claim.context.general);
-                guest_call::handle(self, platform, vm, &mut claim.context)
+                guest_call::handle(self, platform, vm, &mut claim.context, immediate)
             }
-            Cause::SystemRegister(access) => system_register(platform, &mut claim.context, access),
+            Cause::SystemRegister(access) => system_register(platform, &mut claim.context, access, policy),
             Cause::DataAbort(abort) => data_abort(platform, vm, claim, exception, abort),
             Cause::InstructionAbort(abort) => instruction_abort(platform, vm, claim, exception, abort),
             Cause::FloatingPoint | Cause::PointerAuthentication | Cause::Other => Outcome::Inject(Injection::Undefined),
@@ -273,9 +279,13 @@ fn lacks_right_to_write(vm: &Vm, abort: Abort) -> bool {
     abort.kind() == FaultKind::Permission && writes && !vm.config().protected
 }
 
-/// A system register that [`Monitor::next`] left: one of the CPU interface or of a timer, or one that there is not.
-fn system_register<P: Platform>(platform: &P, context: &mut VcpuContext, access: SystemRegisterAccess) -> Outcome {
-    let policy = access.policy();
+/// A system register of this policy that [`Monitor::next`] left: one of the CPU interface or of a timer, or one that there is not.
+fn system_register<P: Platform>(
+    platform: &P,
+    context: &mut VcpuContext,
+    access: SystemRegisterAccess,
+    policy: Policy,
+) -> Outcome {
     let outcome = if let Some(effect) = interrupt::emulate(policy, access, context) {
         match effect {
             Interface::Done => Outcome::Resume,

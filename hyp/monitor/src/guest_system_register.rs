@@ -15,10 +15,17 @@ const CLIDR_ONE_LEVEL: u64 = 0b011 | 1 << 21 | 1 << 24 | 1 << 27;
 /// CTR_EL0.DminLine: log2 of the words of the smallest data cache line.
 const CTR_DMINLINE_SHIFT: u32 = 16;
 
-/// Does what the access asks for, where the guest's general registers are all that it takes; `false` where it takes more, or the
+/// Does what the access, to a register of this policy, asks for, where the guest's general registers are all that it takes; `false` where it takes more, or the
 /// instruction is UNDEFINED. The program counter is left where it is.
-pub fn emulate(access: SystemRegisterAccess, context: &mut VcpuContext, id: &IdRegisters, ipa_bits: u32) -> bool {
-    match access.policy() {
+#[inline(always)]
+pub fn emulate(
+    policy: Policy,
+    access: SystemRegisterAccess,
+    context: &mut VcpuContext,
+    id: &IdRegisters,
+    ipa_bits: u32,
+) -> bool {
+    match policy {
         Policy::Feature => {
             let value = read_feature_register(access.register(), id, ipa_bits);
             context.general.set_x(access.general_register(), value);
@@ -84,6 +91,10 @@ mod tests {
     const CSSELR_EL1: SystemRegister = SystemRegister::new(3, 2, 0, 0, 0);
     const OSLSR_EL1: SystemRegister = SystemRegister::new(2, 0, 1, 1, 4);
 
+    fn emulated(access: SystemRegisterAccess, context: &mut VcpuContext, id: &IdRegisters, ipa_bits: u32) -> bool {
+        emulate(access.policy(), access, context, id, ipa_bits)
+    }
+
     fn context() -> VcpuContext {
         VcpuContext::reset(0, 0, 0, TrapControls::default(), 0)
     }
@@ -96,21 +107,21 @@ mod tests {
     fn reads_reach_the_named_register() {
         let id = IdRegisters { ctr_el0: 0x8444_c004, ..IdRegisters::default() };
         let mut context = context();
-        assert!(emulate(access(CTR_EL0, 9, true), &mut context, &id, 40));
+        assert!(emulated(access(CTR_EL0, 9, true), &mut context, &id, 40));
         assert_eq!(context.general.x(9), 0x8444_c004);
-        assert!(emulate(access(CCSIDR_EL1, 10, true), &mut context, &id, 40));
+        assert!(emulated(access(CCSIDR_EL1, 10, true), &mut context, &id, 40));
         assert_eq!(context.general.x(10), 2, "64-byte lines, one set, one way");
-        assert!(emulate(access(OSLSR_EL1, 11, true), &mut context, &id, 40));
+        assert!(emulated(access(OSLSR_EL1, 11, true), &mut context, &id, 40));
         assert_eq!(context.general.x(11), 8, "the OS lock is open");
-        assert!(emulate(access(CTR_EL0, 31, true), &mut context, &id, 40), "to XZR");
+        assert!(emulated(access(CTR_EL0, 31, true), &mut context, &id, 40), "to XZR");
     }
 
     #[test]
     fn the_cache_selection_is_kept() {
         let (id, mut context) = (IdRegisters::default(), context());
         context.general.set_x(1, 0xffff_fff3);
-        assert!(emulate(access(CSSELR_EL1, 1, false), &mut context, &id, 40));
-        assert!(emulate(access(CSSELR_EL1, 2, true), &mut context, &id, 40));
+        assert!(emulated(access(CSSELR_EL1, 1, false), &mut context, &id, 40));
+        assert!(emulated(access(CSSELR_EL1, 2, true), &mut context, &id, 40));
         assert_eq!(context.general.x(2), 3);
     }
 
@@ -124,7 +135,7 @@ mod tests {
         let mut context = context();
         context.general.set_x(7, KEPT);
         let access = access(register, 7, is_read);
-        let who = if emulate(access, &mut context, id, 40) {
+        let who = if emulated(access, &mut context, id, 40) {
             "here"
         } else if let Some(effect) = interrupt::emulate(access.policy(), access, &mut context) {
             if effect == interrupt::Interface::Sgi(KEPT) { "sgi" } else { "interface" }

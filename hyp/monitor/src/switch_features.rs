@@ -33,10 +33,10 @@ impl SwitchFeatures {
     pub const TRBE: Self = Self(1 << 11);
     /// FEAT_BRBE.
     pub const BRBE: Self = Self(1 << 12);
-    /// The virtual CPU interface has more than one register of active priorities in each group.
-    pub const MORE_PRIORITIES: Self = Self(1 << 14);
     /// FEAT_SME without FEAT_FGT: nothing else keeps a guest from TPIDR2_EL0.
     pub const TPIDR2_IN_REACH: Self = Self(1 << 13);
+    /// The virtual CPU interface has more than one register of active priorities in each group.
+    pub const MORE_PRIORITIES: Self = Self(1 << 14);
 
     /// Those whose control registers few CPUs have.
     pub const RARE_CONTROLS: Self = Self(Self::FGT2.0 | Self::FGT_AMU.0 | Self::MPAM.0 | Self::MPAM_HCR.0);
@@ -98,7 +98,15 @@ mod tests {
             (CpuFeatures { trf: true, ..none }, SwitchFeatures::TRF),
             (CpuFeatures { trbe: true, ..none }, SwitchFeatures::TRBE),
             (CpuFeatures { brbe: true, ..none }, SwitchFeatures::BRBE),
+            (
+                CpuFeatures { gic: GicFeatures { active_priority_registers: 2, ..none.gic }, ..none },
+                SwitchFeatures::MORE_PRIORITIES,
+            ),
         ];
+        let not_alone = [SwitchFeatures::SME, SwitchFeatures::FGT_AMU, SwitchFeatures::TPIDR2_IN_REACH];
+        let of_all = alone.iter().map(|(_, feature)| *feature).chain(not_alone);
+        let (count, bits) = of_all.fold((0, 0), |(count, bits), feature| (count + 1, bits | feature.0));
+        assert_eq!(bits, (1 << count) - 1, "each has a bit to itself");
         for (index, (features, expected)) in alone.into_iter().enumerate() {
             assert_eq!(having(features), expected, "{index}");
             assert_eq!(expected.0.count_ones(), 1, "{index}");

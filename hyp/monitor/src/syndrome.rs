@@ -236,6 +236,11 @@ pub const fn fault_ipa(hpfar: u64, far: u64, abort: Abort) -> Ipa {
     if abort.is_stage1_walk() || abort.is_far_invalid() { Ipa::new(page) } else { Ipa::new(page | far & 0xfff) }
 }
 
+/// HPFAR_EL2 for the page that PAR_EL1 names; `None` where PAR_EL1.F says that the translation failed.
+const fn hpfar_of(par: u64) -> Option<u64> {
+    if par & 1 == 0 { Some((par & 0x000f_ffff_ffff_f000) >> 8) } else { None }
+}
+
 /// ISS of a trapped MSR, MRS or system instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SystemRegisterAccess(u64);
@@ -350,11 +355,32 @@ pub struct Exception {
     pub esr: u64,
     /// FAR_EL2.
     pub far: u64,
-    /// HPFAR_EL2.
+    /// HPFAR_EL2, or what it would hold if the CPU had written it.
     pub hpfar: u64,
 }
 
 impl Exception {
+    /// True where the CPU leaves HPFAR_EL2 unknown, though stage 2 is what did not allow the access: a right is missing, and not to
+    /// a walk of stage 1's tables (Arm ARM, HPFAR_EL2). It may name a page of whoever faulted before.
+    #[inline(always)]
+    pub const fn is_page_unknown(&self) -> bool {
+        // The classes of data and instruction aborts differ in one bit.
+        const CLASS: u64 = (exception_class::INSTRUCTION_ABORT_LOWER & exception_class::DATA_ABORT_LOWER) << 26;
+        const CLASS_MASK: u64 =
+            (0x3f ^ exception_class::INSTRUCTION_ABORT_LOWER ^ exception_class::DATA_ABORT_LOWER) << 26;
+        const STAGE1_WALK: u64 = 1 << 7;
+        const PERMISSION: u64 = 0x0c;
+        const PERMISSION_MASK: u64 = 0x3c;
+        self.esr & (CLASS_MASK | STAGE1_WALK | PERMISSION_MASK) == CLASS | PERMISSION
+    }
+
+    /// The same with the page that `translate` finds, which gives PAR_EL1 after stage 1's translation of a virtual address. `None`
+    /// where stage 1 does not translate FAR_EL2 any more: then the access is to be made again.
+    #[cold]
+    pub fn translated(&self, translate: impl FnOnce(u64) -> u64) -> Option<Self> {
+        Some(Self { hpfar: hpfar_of(translate(self.far))?, ..*self })
+    }
+
     /// ESR_EL2, typed.
     pub const fn syndrome(&self) -> Syndrome {
         Syndrome(self.esr)
@@ -382,6 +408,34 @@ mod tests {
     extern crate std;
     use super::*;
     use std::string::ToString;
+
+    #[test]
+    fn a_guests_fault_is_translated_where_the_cpu_leaves_its_page_unknown() {
+        const STALE: u64 = 0xdead_bee0;
+        const FAR: u64 = 0xffff_0000_1234_5018;
+        let exception = |class: u64, iss: u64| Exception { esr: class << 26 | iss, far: FAR, hpfar: STALE };
+        for class in 0..0x40 {
+            let is_abort =
+                [exception_class::DATA_ABORT_LOWER, exception_class::INSTRUCTION_ABORT_LOWER].contains(&class);
+            for status in 0..0x40 {
+                let is_right = (0x0c..=0x0f).contains(&status);
+                for more in [0, 1 << 6, 1 << 24 | 1 << 25] {
+                    let direct = exception(class, more | status);
+                    assert_eq!(direct.is_page_unknown(), is_abort && is_right, "{class:#x} {status:#x}");
+                    assert!(!exception(class, 1 << 7 | more | status).is_page_unknown(), "{class:#x} {status:#x}");
+                }
+            }
+        }
+        let fault = exception(exception_class::DATA_ABORT_LOWER, 0x0f);
+        // PAR_EL1 has attributes around the address.
+        let par = 0xff00_0000_4567_8b80;
+        let translate = |address| {
+            assert_eq!(address, FAR);
+            par
+        };
+        assert_eq!(fault.translated(translate), Some(Exception { hpfar: 0x4567_8000 >> 12 << 4, ..fault }));
+        assert_eq!(fault.translated(|_| par | 1), None, "stage 1 has changed");
+    }
 
     #[test]
     fn a_load_of_a_signed_byte_decodes() {
