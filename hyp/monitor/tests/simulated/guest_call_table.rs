@@ -5,7 +5,8 @@ use crate::world::{RAM, TestVm, World, hvc, smc, trap};
 use abi::guest::GuestCall;
 use abi::host::HostCall;
 use abi::run::ExitReason;
-use abi::{guest, psci, smccc, standard};
+use abi::standard::Standard;
+use abi::{guest, psci, smccc};
 use monitor::platform::GuestTrap;
 use monitor::syndrome::Exception;
 use std::collections::BTreeSet;
@@ -107,9 +108,8 @@ fn the_table_has_what_is_documented() {
     for (protected, whose) in [(true, "a protected guest"), (false, "another guest")] {
         let table: BTreeSet<u32> =
             FUNCTIONS.iter().filter(|(_, whose, _)| protected || *whose == For::All).map(|entry| entry.0).collect();
-        let is_there = |function: &u32| protected || !standard::ONLY_PROTECTED.contains(function);
         let own = GuestCall::ALL.iter().filter(|call| protected || **call == GuestCall::VmName);
-        let standard = standard::FOR_GUEST.iter().map(|(function, _)| *function).filter(is_there);
+        let standard = Standard::ALL.iter().filter(|call| call.is_for_guest(protected)).map(|call| call.function);
         // SOC_ID is answered, by saying that it is not there.
         let documented = standard.chain(own.map(|call| *call as u32)).chain([smccc::ARCH_SOC_ID]).collect();
         assert_eq!(table, documented, "{whose}");

@@ -2,7 +2,8 @@
 
 use crate::world::{World, hvc, smc, trap};
 use abi::host::HostCall;
-use abi::{smccc, standard};
+use abi::smccc;
+use abi::standard::Standard;
 use monitor::platform::GuestTrap;
 use std::collections::BTreeSet;
 
@@ -62,7 +63,8 @@ fn yielding_calls_and_other_owners_are_refused() {
 fn the_host_finds_what_is_documented_and_nothing_else() {
     let mut world = World::new();
     let own = HostCall::ALL.iter().map(|call| *call as u32);
-    let documented: BTreeSet<u32> = standard::FOR_HOST.iter().map(|(function, _)| *function).chain(own).collect();
+    let standard = Standard::ALL.iter().filter(|call| call.is_for_host()).map(|call| call.function);
+    let documented: BTreeSet<u32> = standard.chain(own).collect();
     let ranges = [0, 0x8000_0000, 0x8400_0000, 0x8600_0000, 0xc000_0000, 0xc400_0000, 0xc500_0000, 0xc600_0000];
     let walked = ranges.into_iter().flat_map(|base: u32| (0..0x400).map(move |number| base + number));
     let neighbours = documented.iter().flat_map(|function| [function - 1, function + 1, function ^ 1 << 30, *function]);
