@@ -125,8 +125,8 @@ impl Machine {
         self
     }
 
-    /// The same, but that no time passes while all CPUs wait: it goes on at once with whatever happens next. Without this it follows
-    /// the clock on the wall meanwhile, and with that whatever else the machine below has to do.
+    /// The same, but that no time passes while all CPUs wait: it goes on at once with whatever happens next. Without
+    /// this it follows the clock on the wall meanwhile, and with that whatever else the machine below has to do.
     pub fn count_instructions_and_nothing_else(mut self) -> Self {
         self.icount = Some("shift=0,sleep=off");
         self

@@ -28,7 +28,8 @@ pub struct Cpu {
 /// Where [`Cpu::stack_top`] lies, for the entry code.
 pub const STACK_TOP_OFFSET: usize = offset_of!(Cpu, stack_top);
 
-/// What a CPU is to do: a function and its argument, and the affinity of who wants it done. The states follow each other in this order, and round again.
+/// What a CPU is to do: a function and its argument, and the affinity of who wants it done. The states follow each
+/// other in this order, and round again.
 struct Work {
     state: AtomicU32,
     function: AtomicUsize,

@@ -42,8 +42,8 @@ fn from_cpu() -> Option<[[u8; 8]; FROM_CPU]> {
 /// RNDR, which only a CPU with FEAT_RNG has. `None` where there is no number now.
 fn random() -> Option<u64> {
     let (value, is_there): (u64, u64);
-    // SAFETY: reading RNDR touches no memory; PSTATE.Z, which it sets where there is no number, is read at once. The caller has
-    // seen that the register is there.
+    // SAFETY: reading RNDR touches no memory; PSTATE.Z, which it sets where there is no number, is read at once. The
+    // caller has seen that the register is there.
     unsafe {
         asm!("mrs {0}, s3_3_c2_c4_0", "cset {1}, ne", out(reg) value, out(reg) is_there, options(nomem, nostack));
     }

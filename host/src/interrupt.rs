@@ -19,11 +19,11 @@ const LOWEST_PRIORITY: u8 = 0xff;
 const PRIORITY: u8 = 0x80;
 /// The interrupt that wakes an idle CPU.
 const WAKE: IntId = IntId::sgi(0);
-/// The virtual timer's interrupt, which comes while a guest runs and brings it out. The host never sees it: by then the timer is
-/// the host's, and off.
+/// The virtual timer's interrupt, which comes while a guest runs and brings it out. The host never sees it: by then the
+/// timer is the host's, and off.
 const GUEST_TIMER: IntId = IntId::ppi(11);
-/// The interrupt by which a virtual CPU interface asks for maintenance, of the number that Arm's Base System Architecture gives
-/// it. It too comes only while a guest runs.
+/// The interrupt by which a virtual CPU interface asks for maintenance, of the number that Arm's Base System
+/// Architecture gives it. It too comes only while a guest runs.
 const MAINTENANCE: IntId = IntId::ppi(9);
 /// GICR_ISACTIVER0 and GICR_ICACTIVER0, in bytes from SGI_base.
 const ISACTIVER0: u64 = 0x300;
@@ -149,8 +149,8 @@ pub fn set_event(deadline: u64) {
 pub fn set_guest_timer_active(active: bool) {
     let register = if active { ISACTIVER0 } else { ICACTIVER0 };
     let address = cpu::current().private_interrupts.load(Ordering::Relaxed) + register;
-    // SAFETY: a register of the calling CPU's redistributor, mapped as device memory; a one affects only the interrupt whose bit
-    // it is, which nothing else in the host uses.
+    // SAFETY: a register of the calling CPU's redistributor, mapped as device memory; a one affects only the interrupt
+    // whose bit it is, which nothing else in the host uses.
     unsafe { (address as *mut u32).write_volatile(1 << u32::from(GUEST_TIMER)) };
 }
 

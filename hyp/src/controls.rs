@@ -122,8 +122,8 @@ pub unsafe fn load_hcr(hcr_el2: u64) {
 /// find at an unknown reset value. `host` are the host's controls.
 pub fn initialise(features: &CpuFeatures, host: &TrapControls) {
     let controls = HostOnlyControls::new(features);
-    // SAFETY: each register exists on this CPU. The host's CPTR_EL2 lets EL2 and EL1 at FP, SVE and SME; nothing else here affects
-    // EL2's own execution.
+    // SAFETY: each register exists on this CPU. The host's CPTR_EL2 lets EL2 and EL1 at FP, SVE and SME; nothing else
+    // here affects EL2's own execution.
     unsafe {
         // Its value after a reset is unknown, and may keep EL2 from ZCR_EL2 and SMCR_EL2.
         load_cptr(host.cptr_el2);

@@ -265,7 +265,8 @@ pub fn run(context: &mut VcpuContext, mut next: impl FnMut(Syndrome, &mut VcpuCo
         }
         controls::load_guest(&context.traps, features);
     }
-    // All of it is in force for the guest, whose entry is an exception return. EL2's own exceptions find the same in both tables.
+    // All of it is in force for the guest, whose entry is an exception return. EL2's own exceptions find the same in
+    // both tables.
     VBAR_EL2.set(&raw const guest_vectors as u64);
 
     // An SError that is pending here is not the guest's: the host takes it as soon as it runs.
@@ -341,21 +342,24 @@ fn is_serror_pending() -> bool {
     mrs!("isr_el1") & SERROR_PENDING != 0
 }
 
-/// Takes an SError that the guest has left behind, by what it wrote to a device or to bad memory: all that it did is complete when
-/// it is asked for. It must not become the host's, which it would be once HCR_EL2.AMO is clear. ESR_EL2 describes it then.
+/// Takes an SError that the guest has left behind, by what it wrote to a device or to bad memory: all that it did is
+/// complete when it is asked for. It must not become the host's, which it would be once HCR_EL2.AMO is clear. ESR_EL2
+/// describes it then.
 #[inline(always)]
 fn has_left_serror() -> bool {
     barrier::dsb_sy();
-    // SAFETY: HCR_EL2.AMO and the vectors are the guest's still; the SError is taken at the one instruction where the vectors expect it.
+    // SAFETY: HCR_EL2.AMO and the vectors are the guest's still; the SError is taken at the one instruction where the
+    // vectors expect it.
     is_serror_pending() && unsafe { take_serror() } != 0
 }
 
-/// Stage 1's translation of a virtual address, by the tables of the guest, whose state is in the CPU: what PAR_EL1 holds after it.
+/// Stage 1's translation of a virtual address, by the tables of the guest, whose state is in the CPU: what PAR_EL1
+/// holds after it.
 #[cold]
 fn translate_stage1(address: u64) -> u64 {
     let guests = PAR_EL1.get();
-    // SAFETY: with HCR_EL2.TGE clear this is the translation of EL1 (Arm ARM C5.4), with the rights of a read; it writes PAR_EL1 alone.
-    // The walk reads what stage 2 gives to the guest, and no device (HCR_EL2.PTW).
+    // SAFETY: with HCR_EL2.TGE clear this is the translation of EL1 (Arm ARM C5.4), with the rights of a read; it
+    // writes PAR_EL1 alone. The walk reads what stage 2 gives to the guest, and no device (HCR_EL2.PTW).
     unsafe { core::arch::asm!("at s1e1r, {}", in(reg) address, options(nostack, preserves_flags)) };
     barrier::isb();
     let result = PAR_EL1.get();
@@ -363,8 +367,9 @@ fn translate_stage1(address: u64) -> u64 {
     result
 }
 
-/// What brought the guest out, from the kind that its vector gave. Where stage 1 does not translate any more what it did when the
-/// guest faulted, the guest has come out for nothing, as for an interrupt, and is to make its access again.
+/// What brought the guest out, from the kind that its vector gave. Where stage 1 does not translate any more what it
+/// did when the guest faulted, the guest has come out for nothing, as for an interrupt, and is to make its access
+/// again.
 #[inline(always)]
 fn guest_trap(kind: u64) -> GuestTrap {
     match kind {

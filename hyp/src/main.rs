@@ -1,8 +1,8 @@
 //! Freehold's EL2 image: the only code that is trusted with isolation.
 //!
-//! The boot, top to bottom: [`tables::build_tables`] with the MMU off, then [`start::boot_cpu_main`] in hyp's own address space:
-//! console, features, ownership of all memory, the host's stage 2, the monitor, the host. Other CPUs come later, through
-//! PSCI, to [`start::secondary_cpu_main`].
+//! The boot, top to bottom: [`tables::build_tables`] with the MMU off, then [`start::boot_cpu_main`] in hyp's own
+//! address space: console, features, ownership of all memory, the host's stage 2, the monitor, the host. Other CPUs
+//! come later, through PSCI, to [`start::secondary_cpu_main`].
 #![no_std]
 #![no_main]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]

@@ -80,8 +80,8 @@ impl Platform for El2Environment {
 
     fn random(&mut self) -> Option<u64> {
         let (number, is_valid): (u64, u64);
-        // SAFETY: the caller has made sure of FEAT_RNG, and reading RNDR (S3_3_C2_C4_0) changes the flags and nothing else. It
-        // sets Z where it has no number.
+        // SAFETY: the caller has made sure of FEAT_RNG, and reading RNDR (S3_3_C2_C4_0) changes the flags and nothing
+        // else. It sets Z where it has no number.
         unsafe {
             core::arch::asm!(
                 "mrs {number}, S3_3_C2_C4_0",

@@ -22,8 +22,8 @@ macro_rules! mrs {
     }};
 }
 
-/// Writes a system register by the name that the assembler knows. The barrier, where one is due, is the caller's; without one the
-/// compiler may also move accesses to memory past it, as it may with `aarch64_cpu`'s writes.
+/// Writes a system register by the name that the assembler knows. The barrier, where one is due, is the caller's;
+/// without one the compiler may also move accesses to memory past it, as it may with `aarch64_cpu`'s writes.
 ///
 /// # Safety
 /// The value must keep hyp's own execution and isolation intact.

@@ -16,8 +16,8 @@ use pgtable::{El2Attributes, El2Config, El2Stage1, MAIR_VALUE, MapOptions, Stage
 
 /// SCTLR_EL2 before the MMU is on: RES1 bits, and nothing else (Arm ARM, SCTLR_EL2).
 pub const SCTLR_EL2_MMU_OFF: u64 = 0x30c5_0830;
-/// SCTLR_EL2.EIS and EOS, RES1 without FEAT_ExS: taking an exception and returning from one synchronise the context. The world
-/// switch relies on that, where it writes a control right before an exception return.
+/// SCTLR_EL2.EIS and EOS, RES1 without FEAT_ExS: taking an exception and returning from one synchronise the context.
+/// The world switch relies on that, where it writes a control right before an exception return.
 const SCTLR_EL2_EIS_EOS: u64 = 1 << 22 | 1 << 11;
 const _: () = assert!(SCTLR_EL2_MMU_OFF & SCTLR_EL2_EIS_EOS == SCTLR_EL2_EIS_EOS);
 /// SCTLR_EL2: RES1 bits; M, C, I: MMU and caches on; SA: SP alignment is checked; WXN: nothing writable is executable.

@@ -1,7 +1,7 @@
 //! Which locks each CPU holds: a CPU that takes one out of order, or keeps one when it is done, is a finding.
 //!
-//! All CPUs of a machine are played by one thread, which is one of them at a time, also one in the midst of another. What the
-//! test does for itself, such as to compare everything, is the doing of a CPU of its own.
+//! All CPUs of a machine are played by one thread, which is one of them at a time, also one in the midst of another.
+//! What the test does for itself, such as to compare everything, is the doing of a CPU of its own.
 //!
 //! Builds without debug assertions do not check the order.
 

@@ -46,8 +46,8 @@ pub fn current() -> usize {
     (MPIDR_EL1.get() & 0xff) as usize
 }
 
-/// Gives the CPU up for a moment, with the virtual timer for an alarm clock. Interrupts are masked meanwhile, and as they were
-/// afterwards.
+/// Gives the CPU up for a moment, with the virtual timer for an alarm clock. Interrupts are masked meanwhile, and as
+/// they were afterwards.
 pub fn rest() {
     let was: u64;
     // SAFETY: Reading PSTATE changes nothing.
@@ -97,8 +97,8 @@ extern "C" fn handle() {
 }
 
 impl Cpus {
-    /// Sets the interrupt controller up and starts every CPU, at most [`MAX_CPUS`]; `None` where there is no GICv3, or a CPU does
-    /// not come. The caller takes interrupts from here on.
+    /// Sets the interrupt controller up and starts every CPU, at most [`MAX_CPUS`]; `None` where there is no GICv3, or
+    /// a CPU does not come. The caller takes interrupts from here on.
     pub fn start(machine: &mut Machine) -> Option<Self> {
         let Machine { platform, address_space } = machine;
         let place = open(platform, address_space)?;

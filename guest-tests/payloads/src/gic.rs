@@ -186,8 +186,8 @@ impl Gic {
         }
     }
 
-    /// Readies the calling CPU, of Aff0 `cpu`: its private interrupts are in Group 1, of [`PRIORITY`], and off but for SGIs; its
-    /// interface lets all of them through.
+    /// Readies the calling CPU, of Aff0 `cpu`: its private interrupts are in Group 1, of [`PRIORITY`], and off but for
+    /// SGIs; its interface lets all of them through.
     pub fn enable_cpu(&self, cpu: usize) {
         let waker = self.redistributor(cpu) + GICR_WAKER;
         // SAFETY: A register of the CPU's own redistributor, mapped by `open`.

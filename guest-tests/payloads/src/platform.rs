@@ -126,8 +126,8 @@ impl Platform {
     }
 }
 
-/// INTID of the first interrupt of an `interrupts` property, if it is shared: cells 0, number, flags (Linux, device tree binding
-/// of arm,gic-v3).
+/// INTID of the first interrupt of an `interrupts` property, if it is shared: cells 0, number, flags (Linux, device
+/// tree binding of arm,gic-v3).
 fn shared_interrupt(cells: &[u8]) -> Option<u32> {
     let cell = |index: usize| Some(u32::from_be_bytes(*cells.get(index * 4..)?.first_chunk()?));
     let shared = cell(0)? == 0;

@@ -1,5 +1,5 @@
-//! Exception vectors. An exception that a [probe](crate::probe) provokes is noted and passed over, and an interrupt goes to the
-//! [handler](set_interrupt_handler), if there is one; any other exception ends the payload with a message.
+//! Exception vectors. An exception that a [probe](crate::probe) provokes is noted and passed over, and an interrupt
+//! goes to the [handler](set_interrupt_handler), if there is one; any other exception ends the payload with a message.
 
 use crate::{hypervisor, println};
 use abi::report::Line;
@@ -28,8 +28,8 @@ struct Recovery {
 /// Who takes interrupts: a `fn()`, or 0. The assembly reads it.
 static INTERRUPT_HANDLER: AtomicU64 = AtomicU64::new(0);
 
-/// Has `handler` called for each interrupt from EL1 with SP_EL1, on whichever CPU it comes, with interrupts masked. It must not
-/// use FP.
+/// Has `handler` called for each interrupt from EL1 with SP_EL1, on whichever CPU it comes, with interrupts masked. It
+/// must not use FP.
 pub fn set_interrupt_handler(handler: extern "C" fn()) {
     INTERRUPT_HANDLER.store(handler as usize as u64, Ordering::Release);
 }

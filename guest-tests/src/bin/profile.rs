@@ -1,8 +1,8 @@
 //! Says which functions the instructions went to that the plugin `exception_levels` counted between its markers.
 //!
-//! Usage: `profile COUNTS CONSOLE BUILD [FUNCTIONS]`: what the plugin wrote; what the console said, which has the line that tells
-//! where hyp is; where `hyp.elf` and `host.elf` are; and how many functions of each section are shown, 25 by default. `make profile`
-//! does it all.
+//! Usage: `profile COUNTS CONSOLE BUILD [FUNCTIONS]`: what the plugin wrote; what the console said, which has the line
+//! that tells where hyp is; where `hyp.elf` and `host.elf` are; and how many functions of each section are shown, 25 by
+//! default. `make profile` does it all.
 
 use std::collections::BTreeMap;
 use std::path::Path;

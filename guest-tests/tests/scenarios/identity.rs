@@ -1,4 +1,5 @@
-//! What a guest is told of its CPU, field by field, against the same CPU without a hypervisor: the payload `identity` says both.
+//! What a guest is told of its CPU, field by field, against the same CPU without a hypervisor: the payload `identity`
+//! says both.
 
 use crate::{Bench, Suite};
 use abi::report::Line;

@@ -28,8 +28,8 @@ const IPI_LIMITS: [(&str, u64); 2] = [("ipi-to-waiting", 3_850), ("ipi-to-runnin
 
 /// Most microseconds, of a thousand instructions each, by which a timer's interrupt may miss its deadline or WFI end late.
 const LATENESS: u64 = 10;
-/// Most microseconds for thirteen interrupts that are pending at once, the pause before them not counted, and checks that the payload
-/// `interrupts` makes on one CPU.
+/// Most microseconds for thirteen interrupts that are pending at once, the pause before them not counted, and checks
+/// that the payload `interrupts` makes on one CPU.
 const OVERFLOW: u64 = 100;
 const INTERRUPT_CHECKS: u32 = 70;
 

@@ -1,5 +1,5 @@
-//! Guests on the user's terminal, as `make run GUEST=…` and `make run GUESTS="…"` give them: packed by the same script, typed to,
-//! and looked at line by line.
+//! Guests on the user's terminal, as `make run GUEST=…` and `make run GUESTS="…"` give them: packed by the same script,
+//! typed to, and looked at line by line.
 
 use crate::{Bench, Suite};
 use guest_tests::{Console, Failure, Machine, Transcript};
@@ -119,8 +119,8 @@ fn not_protected(bench: &Bench) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `make run GUESTS="linux linux,protected=0 hello hello" SMP=4`: each line is one guest's and bears its name, what is typed goes to
-/// one guest, and Ctrl-T says to which.
+/// `make run GUESTS="linux linux,protected=0 hello hello" SMP=4`: each line is one guest's and bears its name, what is
+/// typed goes to one guest, and Ctrl-T says to which.
 fn several(bench: &Bench) -> Result<(), Failure> {
     let guests = ["linux", "linux,protected=0,cpus=1", "hello", "hello"];
     let machine = machine(bench, "terminal-several", &guests, &[])?.cpus(4);

@@ -92,9 +92,10 @@ impl<'e, E: Executor> Driver<'e, E> {
 
     /// Does all steps; `listen` hears of each, in order.
     ///
-    /// What comes of two steps that were to meet, and cannot here, is what the script says, or else the run takes another way
-    /// from there on: then only the specification judges. So it is where a call that was done cannot be tried, and where hyp
-    /// lacks frames and did not, or the other way round, unless the executor [counts them](Executor::counts_frames).
+    /// What comes of two steps that were to meet, and cannot here, is what the script says, or else the run takes
+    /// another way from there on: then only the specification judges. So it is where a call that was done cannot be
+    /// tried, and where hyp lacks frames and did not, or the other way round, unless the executor [counts
+    /// them](Executor::counts_frames).
     pub fn run(&mut self, script: &Script, mut listen: impl FnMut(&Performed<'_>)) -> Summary {
         let mut summary = Summary::default();
         let mut tell = |index: usize, step: &Step, done: Done| {

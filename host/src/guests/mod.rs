@@ -89,9 +89,9 @@ impl Guest {
     }
 }
 
-/// Runs the guests that the ramdisk lists until the last has ended. With `reports`, what they say goes into the host's report,
-/// line by line, and none starts again. With `pries`, one of several CPUs tries to read their memory meanwhile. False where one
-/// could not be run, or came to a bad end.
+/// Runs the guests that the ramdisk lists until the last has ended. With `reports`, what they say goes into the host's
+/// report, line by line, and none starts again. With `pries`, one of several CPUs tries to read their memory meanwhile.
+/// False where one could not be run, or came to a bad end.
 pub fn run(ramdisk: Ramdisk, reports: bool, pries: bool) -> bool {
     let interrupts = match hypercall::interrupt_info() {
         Ok(info) => info,
@@ -252,7 +252,8 @@ impl Guests {
         }
     }
 
-    /// What is to be done now and then: ends guests that are to end, passes on what the user has typed, and has their clocks ring.
+    /// What is to be done now and then: ends guests that are to end, passes on what the user has typed, and has their
+    /// clocks ring.
     fn between(&self) {
         self.end_guests();
         if !core::ptr::eq(cpu::current(), &cpu::all()[0]) {

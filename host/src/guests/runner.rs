@@ -128,7 +128,8 @@ impl Guests {
             arm_gic::irq_enable();
             let reason = match result {
                 Ok(reason) => reason,
-                // Another vCPU has ended the guest. Hyp knows that before the host does: the exit that says how may be on its way.
+                // Another vCPU has ended the guest. Hyp knows that before the host does: the exit that says how may be
+                // on its way.
                 Err(Error::WrongState) if self.ends_soon(id.guest) => break,
                 Err(error) => {
                     instance.end(Ending::Refused("VCPU_RUN", error));
@@ -146,7 +147,8 @@ impl Guests {
                 lines = Some(lines_now);
                 is_news = true;
             }
-            // One that has come is the interrupt controller's business by now; set again, it would bring the guest out for ever.
+            // One that has come is the interrupt controller's business by now; set again, it would bring the guest out
+            // for ever.
             physical_deadline = match lines_now & PHYSICAL_TIMER_LINE {
                 0 => Page::read(field!(page, physical_deadline)),
                 _ => NO_DEADLINE,
@@ -263,8 +265,8 @@ impl Guests {
         }
     }
 
-    /// When the physical timer of a vCPU that is to run again asserts its interrupt, if it has not by now: then it does, which the
-    /// vCPU's last exit could not tell.
+    /// When the physical timer of a vCPU that is to run again asserts its interrupt, if it has not by now: then it
+    /// does, which the vCPU's last exit could not tell.
     fn physical_deadline(&self, id: VcpuId, instance: &Instance, page: Page) -> u64 {
         let deadline = Page::read(field!(page, physical_deadline));
         let is_told = Page::read(field!(page, timer_lines)) & PHYSICAL_TIMER_LINE != 0;
@@ -291,8 +293,8 @@ impl Guests {
         true
     }
 
-    /// The guest waits for an interrupt. Where it `masks` one that is pending, whether another would end the wait cannot be known
-    /// here: it is asked again soon.
+    /// The guest waits for an interrupt. Where it `masks` one that is pending, whether another would end the wait
+    /// cannot be known here: it is asked again soon.
     fn wait(&self, id: VcpuId, instance: &Instance, page: Page, masks: bool) -> Then {
         // A timer that asserts its interrupt and could wake the guest by it has made it pending.
         let lines = Page::read(field!(page, timer_lines));

@@ -1,5 +1,5 @@
-//! Which vCPU runs on which CPU. Every CPU of the host takes the next that is ready; a vCPU that waits is ready again when its
-//! guest's interrupt controller has something for it, or when its deadline has come.
+//! Which vCPU runs on which CPU. Every CPU of the host takes the next that is ready; a vCPU that waits is ready again
+//! when its guest's interrupt controller has something for it, or when its deadline has come.
 
 use crate::cpu::{self, Cpu};
 use crate::interrupt;
@@ -34,8 +34,8 @@ enum State {
 /// The vCPUs of a guest.
 struct Guest {
     states: Vec<State>,
-    /// vCPUs that another turned on while they were, as far as was known here, still on: the two exits may be served in either
-    /// order.
+    /// vCPUs that another turned on while they were, as far as was known here, still on: the two exits may be served in
+    /// either order.
     turned_on_early: Vec<bool>,
     running: usize,
 }
@@ -54,8 +54,8 @@ pub struct Scheduler {
     kicked: Vec<Vec<AtomicBool>>,
     /// By guest: it has ended. Changed under the lock, and read without it after every exit.
     ended: Vec<AtomicBool>,
-    /// How many are ready, how many guests live, and the earliest deadline of one that waits: what an idle CPU looks at, with
-    /// interrupts masked and without the lock.
+    /// How many are ready, how many guests live, and the earliest deadline of one that waits: what an idle CPU looks
+    /// at, with interrupts masked and without the lock.
     ready: AtomicUsize,
     live: AtomicUsize,
     earliest: AtomicU64,
@@ -226,8 +226,8 @@ impl Scheduler {
         true
     }
 
-    /// The vCPU, which the calling CPU runs, is off. False where another has turned it on again by now, or has ended the guest:
-    /// then it is to [`leave`](Self::leave).
+    /// The vCPU, which the calling CPU runs, is off. False where another has turned it on again by now, or has ended
+    /// the guest: then it is to [`leave`](Self::leave).
     pub fn turn_off(&self, id: VcpuId) -> bool {
         let mut queue = self.queue.lock();
         if self.has_ended(id.guest) {
@@ -261,8 +261,8 @@ impl Scheduler {
         self.queue.lock().guests[guest].states.iter().all(|state| matches!(state, State::Off))
     }
 
-    /// The guest has ended: none of its vCPUs is to run again, and those that run come out. True for the first who says so where
-    /// none runs: then nobody has anything to do with the guest any more but the caller.
+    /// The guest has ended: none of its vCPUs is to run again, and those that run come out. True for the first who says
+    /// so where none runs: then nobody has anything to do with the guest any more but the caller.
     pub fn end(&self, guest: usize) -> bool {
         let mut queue = self.queue.lock();
         if self.ended[guest].swap(true, Ordering::SeqCst) {
@@ -280,8 +280,8 @@ impl Scheduler {
         queue.guests[guest].running == 0
     }
 
-    /// The vCPU of a guest that has ended, which the calling CPU runs, does not run any more. True for the last of them: nobody
-    /// has anything to do with the guest any more but the caller.
+    /// The vCPU of a guest that has ended, which the calling CPU runs, does not run any more. True for the last of
+    /// them: nobody has anything to do with the guest any more but the caller.
     pub fn leave(&self, id: VcpuId) -> bool {
         let mut queue = self.queue.lock();
         Self::stop_running(&mut queue, id, State::Off);

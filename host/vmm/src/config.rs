@@ -3,8 +3,8 @@
 //! ```text
 //! name=linux image=linux.image initrd=linux.initrd memory=268435456 cpus=2 protected=1 append=console=ttyAMA0 quiet
 //! ```
-//! `append=` is the last word and takes the rest of the line. `image` and `initrd` name files of the ramdisk. Empty lines, and
-//! lines that begin with `#`, say nothing.
+//! `append=` is the last word and takes the rest of the line. `image` and `initrd` name files of the ramdisk. Empty
+//! lines, and lines that begin with `#`, say nothing.
 
 /// One guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

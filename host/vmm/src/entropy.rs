@@ -25,8 +25,8 @@ pub struct Entropy {
 }
 
 impl Entropy {
-    /// A generator that is seeded with all of `sources`, which may be of any size; `None` where they are too short together to
-    /// make unpredictable numbers from.
+    /// A generator that is seeded with all of `sources`, which may be of any size; `None` where they are too short
+    /// together to make unpredictable numbers from.
     pub fn new(sources: &[&[u8]]) -> Option<Self> {
         let mut entropy = Self { key: [0; KEY_SIZE] };
         for block in sources.iter().flat_map(|source| source.chunks(KEY_SIZE)) {

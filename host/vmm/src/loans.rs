@@ -41,8 +41,8 @@ impl Loan {
     }
 }
 
-/// The loans of a guest. No two have a frame in common; a page may be behind several frames. Those that follow each other are
-/// one, so that there are few.
+/// The loans of a guest. No two have a frame in common; a page may be behind several frames. Those that follow each
+/// other are one, so that there are few.
 #[derive(Default, Debug)]
 pub struct Loans(BTreeMap<Gfn, Loan>);
 

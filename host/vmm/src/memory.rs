@@ -3,8 +3,8 @@
 use abi::{Gfn, Pfn};
 use alloc::collections::BTreeMap;
 
-/// What the host gave to one guest: each guest frame at most once, each physical page at most once. Pages that follow each other
-/// on both sides are kept as one run, so that a block is entered as fast as a page.
+/// What the host gave to one guest: each guest frame at most once, each physical page at most once. Pages that follow
+/// each other on both sides are kept as one run, so that a block is entered as fast as a page.
 #[derive(Default, Debug)]
 pub struct PageMap {
     /// By its first frame, the first page of each run and how many pages it has.

@@ -1,9 +1,9 @@
 //! One terminal for several guests.
 //!
-//! A guest alone has the terminal to itself: every byte passes both ways. Where there are several, each line bears the name of
-//! its guest. The guest that has the input is shown as it speaks; the others' lines are shown when they are whole, between two
-//! lines of it, and what stood unfinished there is written again. What could move the cursor into a line of another guest's is
-//! dropped.
+//! A guest alone has the terminal to itself: every byte passes both ways. Where there are several, each line bears the
+//! name of its guest. The guest that has the input is shown as it speaks; the others' lines are shown when they are
+//! whole, between two lines of it, and what stood unfinished there is written again. What could move the cursor into a
+//! line of another guest's is dropped.
 //!
 //! Ctrl-T is for the host: a digit after it gives the input to the guest of that number, `n` to the next one; `q` ends all
 //! guests; Ctrl-T itself is passed on.

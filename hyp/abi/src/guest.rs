@@ -19,8 +19,8 @@ pub const MEM_SHARE: u32 = 0xc600_0003;
 pub const MEM_UNSHARE: u32 = 0xc600_0004;
 /// MMIO_GUARD_INFO(0, 0, 0): the granule of the guard in bytes.
 pub const MMIO_GUARD_INFO: u32 = 0xc600_0005;
-/// MMIO_GUARD_ENROLL(0, 0, 0): from here on an access to a device that the guest has not marked is an external abort, and the
-/// host learns nothing of it. It concerns the whole VM, for good.
+/// MMIO_GUARD_ENROLL(0, 0, 0): from here on an access to a device that the guest has not marked is an external abort,
+/// and the host learns nothing of it. It concerns the whole VM, for good.
 pub const MMIO_GUARD_ENROLL: u32 = 0xc600_0006;
 /// MMIO_GUARD_MAP(IPA, 0, 0): marks the page at the IPA as a device's. Marks count from MMIO_GUARD_ENROLL on, and may be set
 /// before it: mainline Linux, which knows this call alone of the guard, makes it for all that it maps as device memory.
@@ -75,8 +75,8 @@ calls! {
     /// `MEM_ACCEPT(owner, number, IPA, rights)`: borrows what the VM `owner` offered, at the given IPA. The rights must be
     /// those of the offer.
     MemAccept = 0xc600_0184,
-    /// `MEM_WITHDRAW(number)`: ends an offer of this guest's; who borrows the page by it no longer does, and is told where it
-    /// touches it.
+    /// `MEM_WITHDRAW(number)`: ends an offer of this guest's; who borrows the page by it no longer does, and is told
+    /// where it touches it.
     MemWithdraw = 0xc600_0185,
     /// `MEM_DROP(owner, number)`: ends borrowing what was accepted.
     MemDrop = 0xc600_0186,

@@ -1,5 +1,5 @@
-//! The system registers and system instructions that a guest finds, and what becomes of an access to each: one table, which hyp
-//! obeys when an access traps, and which tests walk. What is not in it is UNDEFINED.
+//! The system registers and system instructions that a guest finds, and what becomes of an access to each: one table,
+//! which hyp obeys when an access traps, and which tests walk. What is not in it is UNDEFINED.
 
 use crate::system_register::SystemRegister;
 use Directions::{Both, Read, Write};
@@ -75,8 +75,8 @@ const fn range(encoding: (u8, u8, u8), crm: (u8, u8), op2: (u8, u8), directions:
 
 /// The table.
 const TABLE: &[Row] = &[
-    // System instructions: maintenance by set and way reaches one CPU's own caches at best, and a guest does not know which CPU it
-    // is on; what the host may see was cleaned to memory when the page was handed over.
+    // System instructions: maintenance by set and way reaches one CPU's own caches at best, and a guest does not know
+    // which CPU it is on; what the host may see was cleaned to memory when the page was handed over.
     one(1, 0, 7, 6, 2, Write, Policy::Zero),  // DC ISW
     one(1, 0, 7, 10, 2, Write, Policy::Zero), // DC CSW
     one(1, 0, 7, 14, 2, Write, Policy::Zero), // DC CISW

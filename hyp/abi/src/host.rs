@@ -79,8 +79,8 @@ calls! {
     VcpuRun = 0xc600_0118,
     /// `VM_TEARDOWN(handle)`: the VM is dying from here on; `Busy` while a vCPU runs.
     VmTeardown = 0xc600_0119,
-    /// `VM_RECLAIM(handle, pfn, count)` -> x1 = pages done, from the first on: takes pages of a dying VM back, wiped. One call
-    /// does [`RECLAIM_MOST`] at most.
+    /// `VM_RECLAIM(handle, pfn, count)` -> x1 = pages done, from the first on: takes pages of a dying VM back, wiped.
+    /// One call does [`RECLAIM_MOST`] at most.
     VmReclaim = 0xc600_011a,
     /// `VM_FINALISE(handle)`: gives the objects, tables and caches of a dying VM back to the host, wiped, and
     /// forgets the handle. `Busy` while the VM still holds a page.
@@ -104,17 +104,17 @@ calls! {
     /// `INTERRUPT_INFO()` -> x1 = list registers of a CPU, x2 = bits of an interrupt's priority, x3 = INTID of the virtual
     /// timer's interrupt.
     InterruptInfo = 0xc600_0122,
-    /// `VCPU_GET_REGISTER(handle, index, register)` -> x1 = its value. For VMs that are not protected, of whose vCPUs every register
-    /// is the host's to see; `NotYours` for a protected VM's. The register is a number of [`Register`](crate::register::Register).
-    /// `Busy` while the vCPU runs.
+    /// `VCPU_GET_REGISTER(handle, index, register)` -> x1 = its value. For VMs that are not protected, of whose vCPUs
+    /// every register is the host's to see; `NotYours` for a protected VM's. The register is a number of
+    /// [`Register`](crate::register::Register). `Busy` while the vCPU runs.
     VcpuGetRegister = 0xc600_0123,
-    /// `VCPU_SET_REGISTER(handle, index, register, value)`: sets a register, with the same refusals. What the host owes the vCPU's
-    /// last exit, such as the value of an MMIO read, it owes still.
+    /// `VCPU_SET_REGISTER(handle, index, register, value)`: sets a register, with the same refusals. What the host owes
+    /// the vCPU's last exit, such as the value of an MMIO read, it owes still.
     VcpuSetRegister = 0xc600_0124,
 }
 
-/// Pages that one `VM_RECLAIM` takes back at most. Hyp wipes them with interrupts masked: a host that asks for all of a big VM
-/// is to have its CPU back in between.
+/// Pages that one `VM_RECLAIM` takes back at most. Hyp wipes them with interrupts masked: a host that asks for all of a
+/// big VM is to have its CPU back in between.
 pub const RECLAIM_MOST: u64 = 512;
 
 /// `VM_INIT` flag: the VM is protected.

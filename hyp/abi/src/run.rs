@@ -33,10 +33,11 @@ exit_reasons! {
     /// `physical_deadline`.
     Wait = 1,
     /// The guest touched an IPA that no memory backs, or one that is not protected wrote what it may only read, with a
-    /// syndrome that hyp could decode: `ipa`, `size`, `write`, and for a write `data`. For a read the host puts the value in `data` before it runs the vCPU again.
+    /// syndrome that hyp could decode: `ipa`, `size`, `write`, and for a write `data`. For a read the host puts the
+    /// value in `data` before it runs the vCPU again.
     Mmio = 2,
-    /// The guest needs memory at `ipa`; `write` says for what. Running it again without any repeats the exit. A guest that is
-    /// not protected also comes out so where it writes what it may only read.
+    /// The guest needs memory at `ipa`; `write` says for what. Running it again without any repeats the exit. A guest
+    /// that is not protected also comes out so where it writes what it may only read.
     MemoryFault = 3,
     /// The guest shared the page at `ipa` with the host, which may use it from now on.
     Shared = 4,
@@ -130,11 +131,11 @@ pub struct RunPage {
     pub interrupt_control: u64,
     /// Zero.
     pub reserved_in: [u64; 14],
-    /// In and out: ICH_LR0_EL2 upwards (Arm IHI 0069, section 12.4.6), as many as `INTERRUPT_INFO` says; the others are not
-    /// looked at. What may be in one is checked at entry, where [`InvalidParameter`](crate::Error) refuses VCPU_RUN:
-    /// an INTID below 1020, none twice; a physical interrupt behind it (HW) only where both are the virtual timer's, and then
-    /// not active and pending at once; fields that are RES0 zero. A register whose state is invalid counts as empty, whatever else it holds;
-    /// those behind the last that is not empty stay as they are.
+    /// In and out: ICH_LR0_EL2 upwards (Arm IHI 0069, section 12.4.6), as many as `INTERRUPT_INFO` says; the others are
+    /// not looked at. What may be in one is checked at entry, where [`InvalidParameter`](crate::Error) refuses
+    /// VCPU_RUN: an INTID below 1020, none twice; a physical interrupt behind it (HW) only where both are the virtual
+    /// timer's, and then not active and pending at once; fields that are RES0 zero. A register whose state is invalid
+    /// counts as empty, whatever else it holds; those behind the last that is not empty stay as they are.
     pub list_registers: [u64; MAX_LIST_REGISTERS],
     /// Zero.
     pub reserved: [u64; 464],

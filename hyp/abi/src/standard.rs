@@ -1,5 +1,5 @@
-//! The calls of Arm's specifications and of KVM's that there are, by number and name, and who finds them. Those of Freehold's
-//! own are [`HostCall`](crate::host::HostCall) and [`GuestCall`](crate::guest::GuestCall).
+//! The calls of Arm's specifications and of KVM's that there are, by number and name, and who finds them. Those of
+//! Freehold's own are [`HostCall`](crate::host::HostCall) and [`GuestCall`](crate::guest::GuestCall).
 
 use crate::{guest, psci, smccc};
 
@@ -28,8 +28,8 @@ impl Standard {
         Self { function, name, finder }
     }
 
-    /// True where the host finds it: by HVC or SMC, but for the three of the vendor-specific range, which come by HVC alone. PSCI
-    /// is relayed to the firmware, which also knows of the CPU's mitigations and of the machine.
+    /// True where the host finds it: by HVC or SMC, but for the three of the vendor-specific range, which come by HVC
+    /// alone. PSCI is relayed to the firmware, which also knows of the CPU's mitigations and of the machine.
     pub fn is_for_host(&self) -> bool {
         matches!(self.finder, Finder::All | Finder::Host)
     }

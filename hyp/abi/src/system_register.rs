@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-/// The encoding of a system register or of a system instruction, in one word as ESR_EL2.ISS has it, so that two are compared at
-/// once.
+/// The encoding of a system register or of a system instruction, in one word as ESR_EL2.ISS has it, so that two are
+/// compared at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SystemRegister(u32);
 

@@ -32,8 +32,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine with `cpus` CPUs (1 to 64) whose table frames come out of `pool`. All memory, in the pool or not, reads as zero
-    /// until it is written.
+    /// A machine with `cpus` CPUs (1 to 64) whose table frames come out of `pool`. All memory, in the pool or not,
+    /// reads as zero until it is written.
     pub fn new(cpus: usize, pool: PhysRange) -> Self {
         Self { state: Arc::new(Mutex::new(State::new(cpus, pool))) }
     }
@@ -107,9 +107,9 @@ impl Machine {
         self.state().guard_tree(root, lock);
     }
 
-    /// From now on, memory must be clean before the tree at `root` maps it: to the point of coherency where the leaf may
-    /// bypass the caches, and out of the instruction caches where it is executable. What is written while the tree maps it is
-    /// left to those who run behind the tree.
+    /// From now on, memory must be clean before the tree at `root` maps it: to the point of coherency where the leaf
+    /// may bypass the caches, and out of the instruction caches where it is executable. What is written while the tree
+    /// maps it is left to those who run behind the tree.
     pub fn guard_caches(&self, root: PhysAddr) {
         self.state().guard_caches(root);
     }
@@ -229,8 +229,8 @@ impl Machine {
         state.trace = Some(Trace::default());
     }
 
-    /// What has happened since [`start_trace`](Self::start_trace), as a trace that the checker *casemate* (version 3) can run:
-    /// one s-expression a line. Its check of locks is for trees whose lock is always held exclusively, by
+    /// What has happened since [`start_trace`](Self::start_trace), as a trace that the checker *casemate* (version 3)
+    /// can run: one s-expression a line. Its check of locks is for trees whose lock is always held exclusively, by
     /// [`guard_tree`](Self::guard_tree); where that is not so, it must be off.
     ///
     /// # Panics

@@ -38,8 +38,8 @@ pub(crate) mod hcr {
     pub const TERR: u64 = 1 << 36;
     /// TEA: synchronous external aborts come to EL2.
     pub const TEA: u64 = 1 << 37;
-    /// APK, API: pointer-authentication keys and instructions do not trap. Without them, at EL1 and EL0, every access to a key
-    /// does and every instruction that would use one.
+    /// APK, API: pointer-authentication keys and instructions do not trap. Without them, at EL1 and EL0, every access
+    /// to a key does and every instruction that would use one.
     pub const APK_API: u64 = 0b11 << 40;
     /// FWB: stage 2's memory types override stage 1's.
     pub const FWB: u64 = 1 << 46;

@@ -1,8 +1,8 @@
 //! Random numbers for guests: a generator that is seeded at boot, and that takes in what the CPU has with each call.
 //!
-//! The state is a key of ChaCha20. Each call makes a stream of it, of which the first part is the next key and the rest is the
-//! output: who sees outputs, or the state later on, learns neither the state before nor anybody else's output ("fast key
-//! erasure").
+//! The state is a key of ChaCha20. Each call makes a stream of it, of which the first part is the next key and the rest
+//! is the output: who sees outputs, or the state later on, learns neither the state before nor anybody else's output
+//! ("fast key erasure").
 
 use crate::platform::Platform;
 use abi::boot::{BootInfo, PsciConduit};
@@ -147,7 +147,8 @@ mod tests {
         assert_eq!(outputs.collect::<std::collections::BTreeSet<_>>().len(), KEY_SIZE * 8);
     }
 
-    /// RFC 8439, section 2.3.2, has the block function; this is its first block for a key and nonce of zeroes (appendix A.1).
+    /// RFC 8439, section 2.3.2, has the block function; this is its first block for a key and nonce of zeroes (appendix
+    /// A.1).
     #[test]
     fn the_stream_is_chacha20s() {
         let mut key = Key([0; KEY_SIZE]);

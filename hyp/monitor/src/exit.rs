@@ -123,7 +123,8 @@ impl Exit {
         }
     }
 
-    /// What goes to the run page, with the exit's own `reason`. What an exit does not name is zero, so that nothing of an earlier exit is left.
+    /// What goes to the run page, with the exit's own `reason`. What an exit does not name is zero, so that nothing of
+    /// an earlier exit is left.
     #[inline(always)]
     pub(crate) fn run_exit(&self, reason: ExitReason) -> RunExit {
         let blank = RunExit { exit_reason: reason as u64, ..RunExit::default() };

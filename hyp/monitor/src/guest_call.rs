@@ -170,8 +170,8 @@ pub(crate) fn named_page(call: &Call) -> Option<Ipa> {
     Some(Ipa::new(ipa)).filter(|ipa| ipa.is_aligned(PAGE_SIZE))
 }
 
-/// Answers a call that was refused with `result`. But where the host can mend why, it is asked to, and the guest makes its call
-/// again: memory may be where none is yet, and pages for tables may be missing.
+/// Answers a call that was refused with `result`. But where the host can mend why, it is asked to, and the guest makes
+/// its call again: memory may be where none is yet, and pages for tables may be missing.
 pub(crate) fn refuse(context: &mut VcpuContext, ipa: Ipa, refusal: Error, result: u64) -> Outcome {
     let outcome = match refusal {
         Error::NotMemory if ipa >= DEVICE_IPA_LIMIT => Outcome::Ask(Exit::MemoryFault { ipa, write: true }, result),

@@ -1,5 +1,5 @@
-//! The MMIO guard: a protected guest says where it takes devices to be, so that the host cannot make it hand over elsewhere what
-//! it means for memory. The numbers are those of Android's pKVM.
+//! The MMIO guard: a protected guest says where it takes devices to be, so that the host cannot make it hand over
+//! elsewhere what it means for memory. The numbers are those of Android's pKVM.
 
 use crate::guest_call::{answer, named_page, refuse};
 use crate::guest_exit::Outcome;

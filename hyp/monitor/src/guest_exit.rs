@@ -35,8 +35,8 @@ pub(crate) enum Outcome {
 const PSTATE_AARCH32: u64 = 1 << 4;
 
 impl Monitor {
-    /// VCPU_RUN: runs the vCPU on the calling CPU, and tells the run page why it stopped. What the host has put there is read
-    /// once, and checked before anything is done.
+    /// VCPU_RUN: runs the vCPU on the calling CPU, and tells the run page why it stopped. What the host has put there
+    /// is read once, and checked before anything is done.
     #[inline(always)]
     pub(crate) fn run_vcpu<P: Platform>(&self, platform: &mut P, vm: &Vm, vcpu: &Vcpu) -> Result<ExitReason, Error> {
         if vm.power() != VmPower::On {
@@ -124,8 +124,8 @@ impl Monitor {
         }
     }
 
-    /// Deals with a trap by the guest's general registers alone, all else of it being in the CPU still, where that is possible.
-    /// `policy` becomes that of the system register that was accessed last.
+    /// Deals with a trap by the guest's general registers alone, all else of it being in the CPU still, where that is
+    /// possible. `policy` becomes that of the system register that was accessed last.
     #[inline(always)]
     fn next(&self, vm: &Vm, syndrome: Syndrome, context: &mut VcpuContext, policy: &mut Policy) -> Next {
         // Where another vCPU has ended the VM, this one is not to go on.
@@ -162,8 +162,8 @@ impl Monitor {
         if is_done { Next::Resume } else { Next::Leave }
     }
 
-    /// The first use of pointer authentication. From now on the guest's keys go in and out with it; most guests that use them
-    /// do so all the time, and the others are spared 40 accesses to registers at each exit.
+    /// The first use of pointer authentication. From now on the guest's keys go in and out with it; most guests that
+    /// use them do so all the time, and the others are spared 40 accesses to registers at each exit.
     #[cold]
     fn give_keys(&self, context: &mut VcpuContext) -> Next {
         if !self.features.pauth || context.traps.gives_keys() {
@@ -173,8 +173,8 @@ impl Monitor {
         Next::ResumeWithKeys
     }
 
-    /// Decides a synchronous exception of a guest's that [`next`](Self::next) left, where it is about a system register with the
-    /// policy that it found.
+    /// Decides a synchronous exception of a guest's that [`next`](Self::next) left, where it is about a system register
+    /// with the policy that it found.
     fn guest_exception<P: Platform>(
         &self,
         platform: &mut P,
@@ -279,7 +279,8 @@ fn lacks_right_to_write(vm: &Vm, abort: Abort) -> bool {
     abort.kind() == FaultKind::Permission && writes && !vm.config().protected
 }
 
-/// A system register of this policy that [`Monitor::next`] left: one of the CPU interface or of a timer, or one that there is not.
+/// A system register of this policy that [`Monitor::next`] left: one of the CPU interface or of a timer, or one that
+/// there is not.
 fn system_register<P: Platform>(
     platform: &P,
     context: &mut VcpuContext,
@@ -342,8 +343,8 @@ fn instruction_abort<P: Platform>(
     }
 }
 
-/// What a guest has where it met a translation fault, and whether it guards its devices. By now it may have memory: another CPU
-/// has put it there.
+/// What a guest has where it met a translation fault, and whether it guards its devices. By now it may have memory:
+/// another CPU has put it there.
 fn found<P: Platform>(platform: &P, vm: &Vm, ipa: Ipa) -> (Presence, bool) {
     let memory = vm.memory().lock();
     (memory.presence(platform, ipa).unwrap_or(Presence::Nothing), memory.guards_devices())
@@ -360,8 +361,9 @@ fn forget_translations<P: Platform>(platform: &P, vttbr_el2: u64) {
     platform.isb();
 }
 
-/// The exit of a vCPU that is in AArch32, whatever brought it out. The ID registers say that there is none: a guest that is in it
-/// nonetheless has itself to blame. What EL0 does in AArch32 comes by the vectors of AArch64, which EL1 is in.
+/// The exit of a vCPU that is in AArch32, whatever brought it out. The ID registers say that there is none: a guest
+/// that is in it nonetheless has itself to blame. What EL0 does in AArch32 comes by the vectors of AArch64, which EL1
+/// is in.
 fn from_aarch32(vm: &Vm, trap: &GuestTrap) -> Exit {
     match trap {
         GuestTrap::Synchronous(Exception { esr, .. }) | GuestTrap::SError { esr } => error(vm, *esr),

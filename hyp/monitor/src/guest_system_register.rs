@@ -15,8 +15,8 @@ const CLIDR_ONE_LEVEL: u64 = 0b011 | 1 << 21 | 1 << 24 | 1 << 27;
 /// CTR_EL0.DminLine: log2 of the words of the smallest data cache line.
 const CTR_DMINLINE_SHIFT: u32 = 16;
 
-/// Does what the access, to a register of this policy, asks for, where the guest's general registers are all that it takes; `false` where it takes more, or the
-/// instruction is UNDEFINED. The program counter is left where it is.
+/// Does what the access, to a register of this policy, asks for, where the guest's general registers are all that it
+/// takes; `false` where it takes more, or the instruction is UNDEFINED. The program counter is left where it is.
 #[inline(always)]
 pub fn emulate(
     policy: Policy,

@@ -88,8 +88,8 @@ pub fn lines(context: &VcpuContext, now: impl FnOnce() -> u64) -> u64 {
     physical_line | if is_asserted { VIRTUAL_TIMER_LINE } else { 0 }
 }
 
-/// The value of CNTPCT_EL0 from which on the virtual timer asserts its interrupt. CNTVCT_EL0 is CNTPCT_EL0 less the offset, and
-/// the comparison is one of 64-bit numbers: a compare value so high that the sum overflows is never met.
+/// The value of CNTPCT_EL0 from which on the virtual timer asserts its interrupt. CNTVCT_EL0 is CNTPCT_EL0 less the
+/// offset, and the comparison is one of 64-bit numbers: a compare value so high that the sum overflows is never met.
 pub const fn virtual_deadline(timer: &TimerRegisters) -> u64 {
     if timer.cntv_ctl_el0 & (ENABLE | IMASK) == ENABLE {
         timer.cntv_cval_el0.saturating_add(timer.cntvoff_el2)

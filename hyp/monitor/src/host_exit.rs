@@ -61,8 +61,8 @@ impl Monitor {
         }
     }
 
-    /// Does what an HVC of the host's asks for, which is most of what it comes for: the same as [`host_exit`](Self::host_exit).
-    /// `registers` hold the results.
+    /// Does what an HVC of the host's asks for, which is most of what it comes for: the same as
+    /// [`host_exit`](Self::host_exit). `registers` hold the results.
     #[inline(always)]
     pub fn host_hypercall<P: Platform>(&self, platform: &mut P, registers: &mut HostRegisters, immediate: u16) {
         self.host_call(platform, registers, Conduit::Hvc, immediate);
@@ -88,8 +88,8 @@ impl Monitor {
         }
     }
 
-    /// An HVC or SMC of the host's: by HVC hyp's own calls; PSCI, the Arm Architecture and TRNG calls that are allowed. The one
-    /// that comes most often by far is told apart first.
+    /// An HVC or SMC of the host's: by HVC hyp's own calls; PSCI, the Arm Architecture and TRNG calls that are allowed.
+    /// The one that comes most often by far is told apart first.
     #[inline(always)]
     fn host_call<P: Platform>(
         &self,

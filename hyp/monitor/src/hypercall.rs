@@ -39,8 +39,8 @@ fn check_device_frames(config: &VmConfig, gfn: Gfn, count: u64) -> Result<(), Er
     if config.protected && end > Gfn::containing(DEVICE_IPA_LIMIT) { Err(Error::BadRange) } else { Ok(()) }
 }
 
-/// Claims a vCPU for the host to deal with one of its registers. Of a protected VM's the host learns nothing, not even whether
-/// it runs.
+/// Claims a vCPU for the host to deal with one of its registers. Of a protected VM's the host learns nothing, not even
+/// whether it runs.
 fn examine<'a>(vm: &Vm, vcpu: &'a Vcpu, register: u64) -> Result<(Claim<'a>, Register), Error> {
     if vm.config().protected {
         return Err(Error::NotYours);

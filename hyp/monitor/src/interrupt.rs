@@ -40,7 +40,8 @@ const PRIVATE_PERIPHERALS: core::ops::Range<u64> = 16..32;
 pub struct InterruptRegisters {
     /// `ICH_LR<n>_EL2`, of which only the first [`list_registers_in_use`](Self::list_registers_in_use) count.
     pub list_registers: [u64; MAX_LIST_REGISTERS],
-    /// From this one on all are empty, and stay so while the guest is in, since only software fills one. No more than the CPU has.
+    /// From this one on all are empty, and stay so while the guest is in, since only software fills one. No more than
+    /// the CPU has.
     pub list_registers_in_use: usize,
     /// ICH_VMCR_EL2: priority mask, group enables, binary points.
     pub ich_vmcr_el2: u64,
@@ -50,12 +51,12 @@ pub struct InterruptRegisters {
     pub ich_ap1r_el2: [u64; 4],
 }
 
-/// Checks the list registers that a vCPU is to run with: those of the run page that the CPU has. One in which nothing is pending
-/// or active becomes zero. How many there are to the last one that is not.
+/// Checks the list registers that a vCPU is to run with: those of the run page that the CPU has. One in which nothing
+/// is pending or active becomes zero. How many there are to the last one that is not.
 ///
 /// # Errors
-/// [`Error::InvalidParameter`] for what [`RunPage::list_registers`](abi::run::RunPage::list_registers) forbids. `virtual_timer` is
-/// the INTID of the one physical interrupt that may be behind one.
+/// [`Error::InvalidParameter`] for what [`RunPage::list_registers`](abi::run::RunPage::list_registers) forbids.
+/// `virtual_timer` is the INTID of the one physical interrupt that may be behind one.
 #[inline(never)]
 pub fn check_list_registers(registers: &mut [u64], virtual_timer: Option<u32>) -> Result<usize, Error> {
     let mut in_use = 0;

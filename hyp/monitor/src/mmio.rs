@@ -48,7 +48,8 @@ pub enum Answerable {
     Memory,
 }
 
-/// An access, or a call about a page, that the host is to answer, and what comes of it where the host says that nothing is there.
+/// An access, or a call about a page, that the host is to answer, and what comes of it where the host says that nothing
+/// is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pending {
     what: Answerable,

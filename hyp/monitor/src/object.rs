@@ -72,8 +72,8 @@ impl<T> Deref for Object<T> {
 
 impl<T> DerefMut for Object<T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as for `deref`; and this is the only `Object` for the value and borrowed mutably, so that no reference that
-        // it gave out is left, nor is one in use that was made of `pointer`, by the contract of that.
+        // SAFETY: as for `deref`; and this is the only `Object` for the value and borrowed mutably, so that no
+        // reference that it gave out is left, nor is one in use that was made of `pointer`, by the contract of that.
         unsafe { self.value.as_mut() }
     }
 }

@@ -50,8 +50,8 @@ pub struct RunEntry {
     pub list_register_bits: u64,
 }
 
-/// The first words of a run page, in the order of [`RunPage`](abi::run::RunPage): what hyp writes there at an exit, but for the
-/// list registers.
+/// The first words of a run page, in the order of [`RunPage`](abi::run::RunPage): what hyp writes there at an exit, but
+/// for the list registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct RunExit {
@@ -104,12 +104,12 @@ pub trait Platform: ownership::Environment + ObjectMemory {
     /// CPU's own data.
     fn firmware_entry(&self, cpu: CpuIndex) -> (PhysAddr, u64);
 
-    /// Runs the guest that `context` describes until it traps and `next` says that it is to come out; then puts all of its state
-    /// back into `context`. The host's state is in the CPU again on return, FP registers included.
+    /// Runs the guest that `context` describes until it traps and `next` says that it is to come out; then puts all of
+    /// its state back into `context`. The host's state is in the CPU again on return, FP registers included.
     ///
-    /// `next` is asked about synchronous exceptions only, and is told ESR_EL2; all else brings the guest out. When it is called,
-    /// of the guest's state only the general registers, PC and PSTATE are in `context`, and what the CPU never holds; the rest
-    /// is in the CPU still, and what `next` writes to it in `context` is lost.
+    /// `next` is asked about synchronous exceptions only, and is told ESR_EL2; all else brings the guest out. When it
+    /// is called, of the guest's state only the general registers, PC and PSTATE are in `context`, and what the CPU
+    /// never holds; the rest is in the CPU still, and what `next` writes to it in `context` is lost.
     fn run_guest(
         &mut self,
         context: &mut VcpuContext,
@@ -125,8 +125,8 @@ pub trait Platform: ownership::Environment + ObjectMemory {
     /// Frames that are left in hyp's pool.
     fn free_frames(&self) -> u64;
 
-    /// Reads what the host has put into a run page that hyp has pinned, each word by one 64-bit access, and the first of its list
-    /// registers into `list_registers`; the host may write to it meanwhile.
+    /// Reads what the host has put into a run page that hyp has pinned, each word by one 64-bit access, and the first
+    /// of its list registers into `list_registers`; the host may write to it meanwhile.
     fn read_run_entry(&mut self, page: Pfn, list_registers: &mut [u64]) -> RunEntry;
 
     /// Writes the first words and the first list registers, none perhaps, of a run page that hyp has pinned.

@@ -69,8 +69,8 @@ pub fn architecture_call(call: &Call, firmware: PsciConduit) -> Option<Architect
     }
 }
 
-/// The same for a guest, which the identity of the machine is none of the business of, nor a mitigation that is a state of the CPU:
-/// what it switched off would be off for the host and for other guests.
+/// The same for a guest, which the identity of the machine is none of the business of, nor a mitigation that is a state
+/// of the CPU: what it switched off would be off for the host and for other guests.
 pub fn guest_architecture_call(call: &Call, firmware: PsciConduit) -> Option<ArchitectureCall> {
     let [asked, ..] = call.arguments;
     match call.function {
@@ -83,8 +83,8 @@ pub fn guest_architecture_call(call: &Call, firmware: PsciConduit) -> Option<Arc
     }
 }
 
-/// What a guest hears where the firmware has answered its call with `result`: where there is SMCCC_ARCH_WORKAROUND_2 to switch, that
-/// nothing needs to be switched (DEN0028, section 7.6).
+/// What a guest hears where the firmware has answered its call with `result`: where there is SMCCC_ARCH_WORKAROUND_2 to
+/// switch, that nothing needs to be switched (DEN0028, section 7.6).
 pub fn guest_result(call: &Call, result: u64) -> u64 {
     let [asked, ..] = call.arguments;
     let is_about_workaround_2 = call.function == smccc::ARCH_FEATURES && asked == u64::from(smccc::ARCH_WORKAROUND_2);

@@ -360,8 +360,9 @@ pub struct Exception {
 }
 
 impl Exception {
-    /// True where the CPU leaves HPFAR_EL2 unknown, though stage 2 is what did not allow the access: a right is missing, and not to
-    /// a walk of stage 1's tables (Arm ARM, HPFAR_EL2). It may name a page of whoever faulted before.
+    /// True where the CPU leaves HPFAR_EL2 unknown, though stage 2 is what did not allow the access: a right is
+    /// missing, and not to a walk of stage 1's tables (Arm ARM, HPFAR_EL2). It may name a page of whoever faulted
+    /// before.
     #[inline(always)]
     pub const fn is_page_unknown(&self) -> bool {
         // The classes of data and instruction aborts differ in one bit.
@@ -374,8 +375,8 @@ impl Exception {
         self.esr & (CLASS_MASK | STAGE1_WALK | PERMISSION_MASK) == CLASS | PERMISSION
     }
 
-    /// The same with the page that `translate` finds, which gives PAR_EL1 after stage 1's translation of a virtual address. `None`
-    /// where stage 1 does not translate FAR_EL2 any more: then the access is to be made again.
+    /// The same with the page that `translate` finds, which gives PAR_EL1 after stage 1's translation of a virtual
+    /// address. `None` where stage 1 does not translate FAR_EL2 any more: then the access is to be made again.
     #[cold]
     pub fn translated(&self, translate: impl FnOnce(u64) -> u64) -> Option<Self> {
         Some(Self { hpfar: hpfar_of(translate(self.far))?, ..*self })

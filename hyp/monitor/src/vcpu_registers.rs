@@ -11,8 +11,8 @@ const PSTATE_MODE: u64 = 0b1_1111;
 const MODE_EL0T: u64 = 0b0_0000;
 const MODE_EL1T: u64 = 0b0_0100;
 const MODE_EL1H: u64 = 0b0_0101;
-/// What an exception from AArch64 may leave in SPSR_EL2 besides the mode (Arm ARM, SPSR_EL2): DAIF, BTYPE, SSBS, ALLINT, IL, SS,
-/// PAN, UAO, DIT, TCO, NZCV.
+/// What an exception from AArch64 may leave in SPSR_EL2 besides the mode (Arm ARM, SPSR_EL2): DAIF, BTYPE, SSBS,
+/// ALLINT, IL, SS, PAN, UAO, DIT, TCO, NZCV.
 const PSTATE_FLAGS: u64 = 0xf << 6 | 0b11 << 10 | 1 << 12 | 1 << 13 | 0x3f << 20 | 0xf << 28;
 
 /// The value of a register.

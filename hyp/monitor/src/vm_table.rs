@@ -287,10 +287,10 @@ impl Deref for VmReference<'_> {
     type Target = Vm;
 
     fn deref(&self) -> &Vm {
-        // SAFETY: the pointer was stored before the door was opened, to the table's `Object<Vm>`, and is not changed while the
-        // door is open, which it is for as long as this reference is inside. `begin_finalise`, the only one to take the object
-        // out, closes it first or refuses; so the VM stays where it is, and is not borrowed mutably, until this reference
-        // is dropped.
+        // SAFETY: the pointer was stored before the door was opened, to the table's `Object<Vm>`, and is not changed
+        // while the door is open, which it is for as long as this reference is inside. `begin_finalise`, the only one
+        // to take the object out, closes it first or refuses; so the VM stays where it is, and is not borrowed mutably,
+        // until this reference is dropped.
         unsafe { &*self.vm }
     }
 }

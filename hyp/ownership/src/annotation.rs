@@ -114,8 +114,8 @@ impl Absence {
     }
 }
 
-/// The annotation at a frame of a guest's that the guest takes for a device's. It keeps nothing away: to hyp and host there is
-/// nothing at the frame.
+/// The annotation at a frame of a guest's that the guest takes for a device's. It keeps nothing away: to hyp and host
+/// there is nothing at the frame.
 pub const fn device_mark() -> Option<Annotation> {
     Annotation::new(AWAITS_DEVICE)
 }

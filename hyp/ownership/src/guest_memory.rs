@@ -130,8 +130,9 @@ impl GuestMemory {
         self.dying = true;
     }
 
-    /// From here on no access of the guest's is the host's to answer but at frames that it has [marked](Self::mark_device). What
-    /// is mapped there, be it a device that the host has granted, is reached as before. There is no way back.
+    /// From here on no access of the guest's is the host's to answer but at frames that it has
+    /// [marked](Self::mark_device). What is mapped there, be it a device that the host has granted, is reached as
+    /// before. There is no way back.
     pub const fn guard_devices(&mut self) {
         self.guards_devices = true;
     }
@@ -146,7 +147,8 @@ impl GuestMemory {
         &self.offers
     }
 
-    /// Pages that the guest owns, mappings of pages that it borrows, and pages of devices. A guest that holds some cannot be forgotten.
+    /// Pages that the guest owns, mappings of pages that it borrows, and pages of devices. A guest that holds some
+    /// cannot be forgotten.
     pub const fn pages_held(&self) -> u64 {
         self.pages_held
     }

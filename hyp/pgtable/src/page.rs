@@ -30,8 +30,8 @@ impl<I: InputAddress> PageEntry<I> {
 }
 
 impl<R: Regime> PageTable<R> {
-    /// The descriptor of the page at `input`; `None` where no table of pages decides for it, or it is not page aligned or out
-    /// of bounds.
+    /// The descriptor of the page at `input`; `None` where no table of pages decides for it, or it is not page aligned
+    /// or out of bounds.
     #[inline(always)]
     pub fn page_entry<F: TableFrames + ?Sized>(&self, frames: &F, input: R::Input) -> Option<PageEntry<R::Input>> {
         let offset = self.geometry().offset(input.into_raw())?;

@@ -50,9 +50,9 @@ struct Fresh {
 struct Lost;
 
 impl<R: Regime> PageTable<R> {
-    /// Maps the leaf of `size` bytes at `input`, the size of a block or a page, to `output`. Where the same mapping stands
-    /// already, be it as part of a larger block, it is kept. Other mappings are an error unless `replace` is set: then a leaf
-    /// is broken, flushed and replaced, and what else a larger block maps is kept.
+    /// Maps the leaf of `size` bytes at `input`, the size of a block or a page, to `output`. Where the same mapping
+    /// stands already, be it as part of a larger block, it is kept. Other mappings are an error unless `replace` is
+    /// set: then a leaf is broken, flushed and replaced, and what else a larger block maps is kept.
     ///
     /// # Errors
     /// [`TableError::Misaligned`] where `size` is that of no leaf of this table and `options`, or either address is not a

@@ -47,8 +47,8 @@ impl Arena {
         let index = page.raw().checked_sub(first).filter(|index| *index < pages && count <= pages - index);
         let index = index.expect("pages of RAM");
         let start = base.as_ptr().align_offset(PAGE_SIZE as usize);
-        // SAFETY: the offset is less than a page, and the page is one of the arena's, so that all of it is within the memory,
-        // which is larger than the arena's pages by one.
+        // SAFETY: the offset is less than a page, and the page is one of the arena's, so that all of it is within the
+        // memory, which is larger than the arena's pages by one.
         unsafe { base.add(start + (index * PAGE_SIZE) as usize) }
     }
 }

@@ -217,8 +217,8 @@ impl Wipe for TestPlatform {
     }
 }
 
-// SAFETY: the arena's pages are readable and writable for as long as this platform or the monitor of its world lives, each has
-// one address, and they lie side by side.
+// SAFETY: the arena's pages are readable and writable for as long as this platform or the monitor of its world lives,
+// each has one address, and they lie side by side.
 unsafe impl ObjectMemory for TestPlatform {
     fn object_memory(&self, first: Pfn, count: u64) -> NonNull<u8> {
         self.arena.pages(first, count)

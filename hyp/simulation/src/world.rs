@@ -164,8 +164,8 @@ impl World {
         let hyp = El2Stage1::new(machine.take_root(1), hyp_config).expect("a configuration that is allowed");
         machine.track_el2(&hyp);
         let storage = Storage::new(layout.ram_pages);
-        // SAFETY: the memory is valid for as long as `storage`, which outlives the ledger, and this is the one reference to it
-        // that is ever made.
+        // SAFETY: the memory is valid for as long as `storage`, which outlives the ledger, and this is the one
+        // reference to it that is ever made.
         let entries = unsafe { &mut *storage.0.as_ptr() };
         let ownership = Ownership::new(&mut cpu0, &[layout.ram()], entries, layout.carve_out(), host, hyp);
         let ownership = ownership.expect("a machine that can be taken over");

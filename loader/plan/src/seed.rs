@@ -1,5 +1,6 @@
-//! The machine's random seed, `/chosen/rng-seed`, which hyp and the host share between them: the first half is hyp's, and the
-//! host never sees it. Both halves are as random as the whole, so that who knows the one knows nothing of the other.
+//! The machine's random seed, `/chosen/rng-seed`, which hyp and the host share between them: the first half is hyp's,
+//! and the host never sees it. Both halves are as random as the whole, so that who knows the one knows nothing of the
+//! other.
 
 use crate::tree::{DeviceTree, TokenKind};
 use abi::boot::SEED_SIZE;

@@ -1,5 +1,5 @@
-//! A guest that goes to AArch32 at EL0, which its ID registers say that there is not: once to come back at once, and once to stay
-//! until somebody else comes for it.
+//! A guest that goes to AArch32 at EL0, which its ID registers say that there is not: once to come back at once, and
+//! once to stay until somebody else comes for it.
 //!
 //! On a bare machine, and where the CPU has no AArch32 or does not let EL1 return to it, it says so and ends.
 #![no_std]
@@ -97,8 +97,8 @@ fn synchronise() {
 
 /// Goes to `code` in AArch32 at EL0, and returns what brought the CPU back.
 fn go(code: u64) -> Option<Exception> {
-    // SAFETY: What is there is a call to EL1, whose vectors resume here with the stack as it was, or a loop. AArch32's registers
-    // are the lower halves of x0 to x14, of which the instructions change none.
+    // SAFETY: What is there is a call to EL1, whose vectors resume here with the stack as it was, or a loop. AArch32's
+    // registers are the lower halves of x0 to x14, of which the instructions change none.
     unsafe {
         attempt!(
             ["msr spsr_el1, {state}", "msr elr_el1, {code}", "isb", "eret"],

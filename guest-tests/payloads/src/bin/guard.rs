@@ -1,5 +1,5 @@
-//! A guest that guards its devices by the MMIO guard: once it is enrolled, its accesses reach the host at pages that it has marked,
-//! and nowhere else, whatever the form, the alias or the CPU.
+//! A guest that guards its devices by the MMIO guard: once it is enrolled, its accesses reach the host at pages that it
+//! has marked, and nowhere else, whatever the form, the alias or the CPU.
 //!
 //! Where there is no such guard, as on a bare machine or in a guest that is not protected, the devices are there without it.
 #![no_std]
@@ -167,7 +167,8 @@ fn forms(report: &mut Report, machine: &mut Machine, clock: Ipa) {
             let is_narrow = access.has_syndrome()
                 && !matches!(access, Access::Load(Width::Doubleword) | Access::Store(Width::Doubleword));
             let Some(address) = window.checked_add(if is_narrow { RTC_MATCH } else { 0 }) else { continue };
-            // SAFETY: The access is to abort. Where it does not, it writes the match register, whose interrupt is not enabled.
+            // SAFETY: The access is to abort. Where it does not, it writes the match register, whose interrupt is not
+            // enabled.
             let outcome = unsafe { probe(access, address) };
             let is_other = matches!(&outcome, Outcome::Exception(exception)
                 if exception.is_abort() && kind == Kind::Device && OTHER_ABORTS.contains(&(exception.esr & 0x3f)));
@@ -293,7 +294,8 @@ fn second_cpu(report: &mut Report, machine: &Machine, clock: Ipa) {
     report.check("guard.second-meanwhile", right, format_args!("{done}, {aborts}, {other}; {refused} refused"));
 }
 
-/// Waits until `condition` holds, without the interrupt controller, which is not marked. False where it did not for very long.
+/// Waits until `condition` holds, without the interrupt controller, which is not marked. False where it did not for
+/// very long.
 fn wait_until(condition: impl Fn() -> bool) -> bool {
     let end = timer::now() + timer::ticks(PATIENCE);
     while !condition() {

@@ -1,5 +1,5 @@
-//! A guest that says what its CPUs are: every register of identity and features by name and value, and whether all of its CPUs have
-//! the same. It judges nothing: whoever compares it with the machine below does.
+//! A guest that says what its CPUs are: every register of identity and features by name and value, and whether all of
+//! its CPUs have the same. It judges nothing: whoever compares it with the machine below does.
 #![no_std]
 #![no_main]
 
@@ -20,8 +20,8 @@ struct Register {
 
 macro_rules! registers {
     ($($name:literal = $encoding:literal,)*) => {
-        /// op0 3, op1 0, CRn 0, CRm 0 to 7, all of op2, and the other registers of identity and caches. Those without a name go by
-        /// their encoding.
+        /// op0 3, op1 0, CRn 0, CRm 0 to 7, all of op2, and the other registers of identity and caches. Those without a
+        /// name go by their encoding.
         const REGISTERS: &[Register] = &[$(Register {
             name: $name,
             attempt: || {

@@ -1,5 +1,6 @@
-//! A guest that measures what leaving it costs: the virtual counter before and after an operation, the median of many, less what
-//! reading the counter takes. Where QEMU counts instructions (`-icount shift=0`) a tick is an instruction, of whoever ran.
+//! A guest that measures what leaving it costs: the virtual counter before and after an operation, the median of many,
+//! less what reading the counter takes. Where QEMU counts instructions (`-icount shift=0`) a tick is an instruction, of
+//! whoever ran.
 //!
 //! Nothing here knows which hypervisor is below: it wants a GICv3, a PL011 and PSCI by HVC.
 #![no_std]
@@ -66,8 +67,8 @@ enum Operation {
     IpiWaiting,
 }
 
-/// Tells a profiler that operation `N` begins, or with 0 that it has ended: MOVN to XZR, which does nothing and which no compiler
-/// emits.
+/// Tells a profiler that operation `N` begins, or with 0 that it has ended: MOVN to XZR, which does nothing and which
+/// no compiler emits.
 fn mark<const N: u16>() {
     // SAFETY: The instruction changes nothing.
     unsafe { asm!("movn xzr, #{number}", number = const N, options(nomem, nostack, preserves_flags)) };
@@ -168,8 +169,8 @@ fn touch<const N: u16>(machine: &mut Machine, address: u64) -> (u64, u64) {
     (word, time)
 }
 
-/// First touches of `count` pages from `start` on, `stride` bytes from each other: the median, and how many words were not zero
-/// though nobody has put anything there.
+/// First touches of `count` pages from `start` on, `stride` bytes from each other: the median, and how many words were
+/// not zero though nobody has put anything there.
 fn touches<const N: u16>(machine: &mut Machine, start: u64, stride: u64, count: usize) -> (u64, u64) {
     let mut samples = [0; SAMPLES];
     let count = count.min(SAMPLES);
@@ -224,7 +225,8 @@ fn latency(machine: &mut Machine) {
     report.end();
 }
 
-/// What a hypervisor answers by itself, and one exit that asks nothing of anybody: an emulated timer is turned off that is off.
+/// What a hypervisor answers by itself, and one exit that asks nothing of anybody: an emulated timer is turned off that
+/// is off.
 fn calls(report: &mut Report, tell: impl Fn(&Report, &str, u64)) {
     let mut answer = 0;
     let time = measure::<{ Operation::PsciVersion as u16 }>(|| {

@@ -1,5 +1,5 @@
-//! A guest that touches device registers in every form of load and store: those that a hypervisor can emulate from their syndrome
-//! do what the instruction says, and the others end in an abort; so does every access where nothing is.
+//! A guest that touches device registers in every form of load and store: those that a hypervisor can emulate from
+//! their syndrome do what the instruction says, and the others end in an abort; so does every access where nothing is.
 #![no_std]
 #![no_main]
 

@@ -1,7 +1,8 @@
 //! A guest that fills every register it has, leaves the CPU by a call and by interrupts, and looks whether they came back
 //! as they were. At its start it looks for what somebody else left in them.
 //!
-//! Interrupts come from a host that counts them in a page which is shared with it. Where there is none, the call alone is made.
+//! Interrupts come from a host that counts them in a page which is shared with it. Where there is none, the call alone
+//! is made.
 #![no_std]
 #![no_main]
 

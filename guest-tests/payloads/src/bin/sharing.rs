@@ -1,7 +1,8 @@
-//! A guest that shares pages with the host, takes them back and gives some away, and looks at what is in them each time. The host
-//! looks too: its scenario `sharing` expects the pages in this order.
+//! A guest that shares pages with the host, takes them back and gives some away, and looks at what is in them each
+//! time. The host looks too: its scenario `sharing` expects the pages in this order.
 //!
-//! With the boot argument `share=0x…`, `unshare=0x…` or `relinquish=0x…` it makes that call about one address, and nothing else.
+//! With the boot argument `share=0x…`, `unshare=0x…` or `relinquish=0x…` it makes that call about one address, and
+//! nothing else.
 #![no_std]
 #![no_main]
 
@@ -13,8 +14,8 @@ use payloads::{Machine, payload, println};
 
 /// Words of a page.
 const WORDS: usize = PAGE_SIZE as usize / 8;
-/// What the guest writes, and what the host writes over it in the second half of a page that it is lent. The host's scenario has
-/// the same.
+/// What the guest writes, and what the host writes over it in the second half of a page that it is lent. The host's
+/// scenario has the same.
 const GUEST_WORD: u64 = 0x6e57_0000_0000_0000;
 const HOST_WORD: u64 = 0x4057_0000_0000_0000;
 /// How often the page goes to and fro.

@@ -1,5 +1,5 @@
-//! A guest with several CPUs: the first turns each of the others on by PSCI, hands a number to and fro with it, sees it go off,
-//! and does it all again.
+//! A guest with several CPUs: the first turns each of the others on by PSCI, hands a number to and fro with it, sees it
+//! go off, and does it all again.
 #![no_std]
 #![no_main]
 

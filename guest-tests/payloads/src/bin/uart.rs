@@ -1,7 +1,8 @@
-//! A guest that has its PL011 talk to itself (Arm DDI 0183): loop-back, FIFOs, levels, overrun, and the interrupts of all of them.
+//! A guest that has its PL011 talk to itself (Arm DDI 0183): loop-back, FIFOs, levels, overrun, and the interrupts of
+//! all of them.
 //!
-//! Models of a PL011 may know neither levels nor overrun, as QEMU's, which besides lets out what goes round: then that is reported
-//! as not there.
+//! Models of a PL011 may know neither levels nor overrun, as QEMU's, which besides lets out what goes round: then that
+//! is reported as not there.
 #![no_std]
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! A guest for a host that forges: it watches for interrupts and values that no hypervisor should let through, leaving the CPU as
-//! often as it can, until the host says that it is enough.
+//! A guest for a host that forges: it watches for interrupts and values that no hypervisor should let through, leaving
+//! the CPU as often as it can, until the host says that it is enough.
 #![no_std]
 #![no_main]
 

@@ -296,8 +296,9 @@ impl Bank {
         changed
     }
 
-    /// Loads interrupt `index`, which is active on `vcpu` or ready for it; `None` where it is neither. Where the registers are
-    /// `crowded`, the end of an active one makes room for others: it is reported, and leaves nothing pending in its place.
+    /// Loads interrupt `index`, which is active on `vcpu` or ready for it; `None` where it is neither. Where the
+    /// registers are `crowded`, the end of an active one makes room for others: it is reported, and leaves nothing
+    /// pending in its place.
     pub(super) fn load(
         &mut self,
         vcpu: usize,

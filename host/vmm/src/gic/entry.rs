@@ -53,9 +53,9 @@ impl Selection<'_> {
 }
 
 impl Gic {
-    /// Fills the list registers of `vcpu`, which is about to be entered, and returns the run page's `interrupt_control`.
-    /// What is not used, of those that the CPU has, is zero. What `registers` holds is folded first, if it has not been: so nothing is lost where an
-    /// entry was refused.
+    /// Fills the list registers of `vcpu`, which is about to be entered, and returns the run page's
+    /// `interrupt_control`. What is not used, of those that the CPU has, is zero. What `registers` holds is folded
+    /// first, if it has not been: so nothing is lost where an entry was refused.
     ///
     /// With more interrupts than registers, active ones go first, then the higher priorities; the vCPU comes back for the
     /// others when it has few left, has taken all that it can take, or ends an active one.
@@ -143,8 +143,8 @@ impl Gic {
         if !overflow {
             return 0;
         }
-        // Either condition must not hold at once, or the guest would never run: ICH_HCR_EL2.UIE asks for at most one register
-        // in use, NPIE for none that is pending.
+        // Either condition must not hold at once, or the guest would never run: ICH_HCR_EL2.UIE asks for at most one
+        // register in use, NPIE for none that is pending.
         let underflow = if count > 1 { NOTIFY_UNDERFLOW } else { 0 };
         underflow | if some_pending { NOTIFY_NONE_PENDING } else { 0 }
     }

@@ -1,14 +1,15 @@
-//! A guest's interrupt controller: the distributor and redistributors of a GICv3 with one security state and affinity routing
-//! (Arm IHI 0069), and what goes into the list registers of each vCPU. There are no LPIs, no ITS and no message-based SPIs.
+//! A guest's interrupt controller: the distributor and redistributors of a GICv3 with one security state and affinity
+//! routing (Arm IHI 0069), and what goes into the list registers of each vCPU. There are no LPIs, no ITS and no
+//! message-based SPIs.
 //!
-//! The CPU interface is the hardware's. [`Gic::fill`] loads a vCPU's list registers before it is entered, and [`Gic::fold`]
-//! takes them back after every exit, before anything else is done about that exit; in between, an interrupt that is loaded
-//! belongs to the vCPU. Whatever changes meanwhile is kept, and [`Gic::take_kicks`] names the vCPUs that have to come back for
-//! it.
+//! The CPU interface is the hardware's. [`Gic::fill`] loads a vCPU's list registers before it is entered, and
+//! [`Gic::fold`] takes them back after every exit, before anything else is done about that exit; in between, an
+//! interrupt that is loaded belongs to the vCPU. Whatever changes meanwhile is kept, and [`Gic::take_kicks`] names the
+//! vCPUs that have to come back for it.
 //!
-//! A level-sensitive interrupt whose line is high is loaded with a request for a maintenance interrupt at its end, so that it
-//! comes again if the line still is. Most handlers lower the line by an MMIO access, which is an exit: the interrupt is
-//! loaded again without the request, and its end costs nothing.
+//! A level-sensitive interrupt whose line is high is loaded with a request for a maintenance interrupt at its end, so
+//! that it comes again if the line still is. Most handlers lower the line by an MMIO access, which is an exit: the
+//! interrupt is loaded again without the request, and its end costs nothing.
 
 mod arrays;
 mod bank;
@@ -58,8 +59,9 @@ pub struct GicConfig {
     pub vcpus: usize,
     /// SPIs: at most [`MAX_SPIS`], rounded up to a multiple of 32 (but INTID 1019 stays the last).
     pub spis: usize,
-    /// List registers of each CPU: 1 to [`MAX_LIST_REGISTERS`]. The end of the virtual timer's interrupt is not reported: where
-    /// active interrupts take them all, one that waits for that end is loaded at the next exit, whatever brings it.
+    /// List registers of each CPU: 1 to [`MAX_LIST_REGISTERS`]. The end of the virtual timer's interrupt is not
+    /// reported: where active interrupts take them all, one that waits for that end is loaded at the next exit,
+    /// whatever brings it.
     pub list_registers: usize,
     /// Bits of a priority that are implemented: 4 to 8.
     pub priority_bits: u32,

@@ -345,8 +345,8 @@ proptest! {
         bench.compare_registers();
     }
 
-    /// Hosts serve kicks late, in any order: every edge and SGI is acknowledged after it was sent, none more often than sent,
-    /// and no interrupt is active on two vCPUs at once.
+    /// Hosts serve kicks late, in any order: every edge and SGI is acknowledged after it was sent, none more often than
+    /// sent, and no interrupt is active on two vCPUs at once.
     #[test]
     fn no_edge_is_lost_and_none_taken_twice(
         vcpus in 1..=4_usize,

@@ -91,8 +91,8 @@ impl Specification {
         Ok(next.poisoned_for_borrower(self, owner, number))
     }
 
-    /// With the frame poisoned at which a living guest borrowed by an offer that was there `before`: the guest does not expect
-    /// to lose it, and nobody may put anything else there.
+    /// With the frame poisoned at which a living guest borrowed by an offer that was there `before`: the guest does not
+    /// expect to lose it, and nobody may put anything else there.
     fn poisoned_for_borrower(self, before: &Self, owner: Vm, number: u64) -> Self {
         let offer = before.guests.get(&owner).and_then(|guest| guest.offers.get(&number));
         match offer.and_then(|offer| offer.accepted) {

@@ -39,8 +39,8 @@ impl<E: Environment> Scene<'_, TwoGuests<'_>, E> {
         }
     }
 
-    /// Ends a share: the borrower loses the page first. If it lives and did not ask for that, its frame is poisoned: else the
-    /// host could put a page of its own there, in the other guest's name.
+    /// Ends a share: the borrower loses the page first. If it lives and did not ask for that, its frame is poisoned:
+    /// else the host could put a page of its own there, in the other guest's name.
     fn end(&mut self, Ending(offer): Ending, asked_by: Side) {
         let Self { ownership, locks, env } = self;
         let TwoGuests { owner, borrower } = locks;
@@ -226,8 +226,8 @@ impl Ownership {
         )
     }
 
-    /// The host ends what one guest borrows of another, of which at least one is dying. The frame of a borrower that lives is
-    /// poisoned.
+    /// The host ends what one guest borrows of another, of which at least one is dying. The frame of a borrower that
+    /// lives is poisoned.
     ///
     /// # Errors
     /// [`Error::InvalidParameter`] where both are one guest; [`Error::Busy`] where none of them is dying;

@@ -102,8 +102,8 @@ impl GuestMemory {
         }
     }
 
-    /// Refuses where a page of the range is not mapped as `software` says, with `absent`, or where the cache has too few pages for the
-    /// tables that it takes to change the range alone.
+    /// Refuses where a page of the range is not mapped as `software` says, with `absent`, or where the cache has too
+    /// few pages for the tables that it takes to change the range alone.
     #[inline(always)]
     pub(super) fn check_mapped<E: TableFrames>(
         &self,

@@ -1,8 +1,9 @@
 //! The walk of the implementation through every state of a domain.
 //!
-//! The real tables cannot be copied, so that there is no going back to a state but by calls. In a state that it meets for the
-//! first time the walk makes all calls that are refused, since they leave it there. Then it makes one that is done and was
-//! not made here yet; and where none is left, it goes by the shortest way that it knows to a state where one is.
+//! The real tables cannot be copied, so that there is no going back to a state but by calls. In a state that it meets
+//! for the first time the walk makes all calls that are refused, since they leave it there. Then it makes one that is
+//! done and was not made here yet; and where none is left, it goes by the shortest way that it knows to a state where
+//! one is.
 
 use crate::code::Code;
 use crate::coverage::{Counter, Coverage};
@@ -109,8 +110,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Makes a call that is done, by its number; its result is compared, and what it does by the ghost. Half of the times the host touches all of its memory first, so that tables
-    /// change that map everything, and ones that map nothing yet.
+    /// Makes a call that is done, by its number; its result is compared, and what it does by the ghost. Half of the
+    /// times the host touches all of its memory first, so that tables change that map everything, and ones that map
+    /// nothing yet.
     fn make(&mut self, call: u32) {
         if (self.done + self.detours).is_multiple_of(2) {
             self.world.fault_on_all();

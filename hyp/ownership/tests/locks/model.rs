@@ -24,9 +24,9 @@ pub enum Flaw {
 
 /// A word of a lock.
 ///
-/// Loom remembers only the last access to an atomic when it looks for accesses that might have come in another order, so that
-/// a load hides behind another CPU's. Each access therefore first changes a second atomic: a change is never hidden, and
-/// relaxed it orders nothing.
+/// Loom remembers only the last access to an atomic when it looks for accesses that might have come in another order,
+/// so that a load hides behind another CPU's. Each access therefore first changes a second atomic: a change is never
+/// hidden, and relaxed it orders nothing.
 pub struct ModelWord {
     moment: AtomicU64,
     value: AtomicU64,

@@ -28,8 +28,8 @@ fn read_only() -> Stage2Attributes {
     Stage2Attributes { write: false, ..memory() }
 }
 
-/// Runs `test` in every interleaving with at most this many switches that no CPU waits for. There are at least so many: fewer
-/// would mean that no search takes place.
+/// Runs `test` in every interleaving with at most this many switches that no CPU waits for. There are at least so many:
+/// fewer would mean that no search takes place.
 fn explore(preemptions: usize, at_least: usize, test: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(preemptions);

@@ -1,6 +1,6 @@
 //! System registers: every encoding is read, what can be read is written back, and what could reach beyond the guest is
-//! written with ones. Each ends in a value or in an exception that a kernel expects; in a guest of Freehold's in what the table
-//! of [`abi::guest_register`] says.
+//! written with ones. Each ends in a value or in an exception that a kernel expects; in a guest of Freehold's in what
+//! the table of [`abi::guest_register`] says.
 
 use abi::guest_register::{Policy, policy};
 use abi::system_register::SystemRegister;
@@ -146,8 +146,8 @@ impl Sweep {
         }
     }
 
-    /// Reads every register with `op0`, and writes back what could be read; where the table holds, writes zero to those that are
-    /// not to be written.
+    /// Reads every register with `op0`, and writes back what could be read; where the table holds, writes zero to those
+    /// that are not to be written.
     fn registers(&mut self, op0: u8) {
         const EXPECTED: [u64; 5] = [EC_UNKNOWN, EC_FP, EC_SYSTEM_REGISTER, EC_SVE, EC_SME];
         let mut rest = SystemRegister::all(op0);

@@ -1,5 +1,6 @@
-//! A guest that makes calls: PSCI with good and bad arguments, CPUs turned on and off in a loop, ten thousand numbers that nobody
-//! knows, with a look at every register that such a call must keep, and random numbers (Arm DEN0022, DEN0028, DEN0098).
+//! A guest that makes calls: PSCI with good and bad arguments, CPUs turned on and off in a loop, ten thousand numbers
+//! that nobody knows, with a look at every register that such a call must keep, and random numbers (Arm DEN0022,
+//! DEN0028, DEN0098).
 //!
 //! Firmware that knows PSCI and no SMCCC, as QEMU's own, takes other calls for UNDEFINED instructions: they are left out.
 #![no_std]
@@ -190,8 +191,8 @@ fn called(make: unsafe extern "C" fn(*mut Registers), function: u32) -> (Registe
     let mut before: Registers = core::array::from_fn(|index| PATTERN.rotate_left(index as u32));
     before[0] = function.into();
     let mut after = before;
-    // SAFETY: The function reads and writes the registers behind the pointer and nothing else, and keeps to the procedure call
-    // standard; no call that is made by it touches memory.
+    // SAFETY: The function reads and writes the registers behind the pointer and nothing else, and keeps to the
+    // procedure call standard; no call that is made by it touches memory.
     unsafe { make(&raw mut after) };
     (after, before)
 }

@@ -1,4 +1,5 @@
-//! TRNG (Arm DEN0098): what it says of itself, every number of bits, wrong numbers of bits, and that no draw is like another.
+//! TRNG (Arm DEN0098): what it says of itself, every number of bits, wrong numbers of bits, and that no draw is like
+//! another.
 
 use abi::smccc::{NOT_SUPPORTED, TRNG_FEATURES, TRNG_GET_UUID, TRNG_RND32, TRNG_RND64, TRNG_VERSION, uuid_words};
 use payloads::hypervisor::{call, call_status};
@@ -13,7 +14,8 @@ const INVALID_PARAMETERS: i64 = -2;
 const NO_ENTROPY: i64 = -3;
 /// How often one asks.
 const PATIENCE: u32 = 1000;
-/// Draws of the whole width, and how many ones each of their bits may have had at least and at most: 8 deviations from the mean.
+/// Draws of the whole width, and how many ones each of their bits may have had at least and at most: 8 deviations from
+/// the mean.
 const DRAWS: u32 = 400;
 const ONES: core::ops::RangeInclusive<u32> = DRAWS / 2 - 80..=DRAWS / 2 + 80;
 

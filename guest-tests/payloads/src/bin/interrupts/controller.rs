@@ -1,5 +1,5 @@
-//! What the interrupt controller does with an interrupt before and after it is taken: enable, priority, mask, pre-emption, and the
-//! two ways to end it (Arm IHI 0069, chapter 4).
+//! What the interrupt controller does with an interrupt before and after it is taken: enable, priority, mask,
+//! pre-emption, and the two ways to end it (Arm IHI 0069, chapter 4).
 
 use crate::{Bench, comes, comes_once, take};
 use payloads::cpus::{self, count};
@@ -21,10 +21,11 @@ const MASK: u64 = 0x80;
 
 /// A shared interrupt that no device of QEMU's board or of a guest raises while nobody uses it.
 const SHARED: u32 = 63;
-/// Interrupts that are pending at once: SGIs, both timers' and a shared one, in the order in which they are made pending. That is
-/// more than the four list registers that QEMU's CPUs have, and many others.
+/// Interrupts that are pending at once: SGIs, both timers' and a shared one, in the order in which they are made
+/// pending. That is more than the four list registers that QEMU's CPUs have, and many others.
 const MANY: [u32; 13] = [9, 2, 13, timer::VIRTUAL.intid, 1, 12, SHARED, 7, 4, 10, timer::PHYSICAL.intid, 3, 6];
-/// The priority of the most urgent of them, and how much less urgent each is than the one before it, in the order of [`BY_URGENCY`].
+/// The priority of the most urgent of them, and how much less urgent each is than the one before it, in the order of
+/// [`BY_URGENCY`].
 const FIRST_PRIORITY: u8 = 0x10;
 const STEP: u8 = 0x10;
 /// The same, from the most urgent one on.
@@ -162,8 +163,8 @@ fn end_modes(bench: &mut Bench) {
     gic::unmask();
 }
 
-/// More interrupts are pending than a virtual CPU interface has room for: all are taken, in the order of their priorities, once each;
-/// with interrupts masked and taken by hand, and by the handler.
+/// More interrupts are pending than a virtual CPU interface has room for: all are taken, in the order of their
+/// priorities, once each; with interrupts masked and taken by hand, and by the handler.
 fn more_than_fit(bench: &mut Bench) {
     let gic = bench.cpus.gic;
     gic.enable_shared(SHARED, 0);

@@ -1,5 +1,5 @@
-//! Registers of FP and SIMD, held by every CPU at once for longer than any of them is left alone; and instructions of SVE among them,
-//! where the CPU is said to have none.
+//! Registers of FP and SIMD, held by every CPU at once for longer than any of them is left alone; and instructions of
+//! SVE among them, where the CPU is said to have none.
 
 use crate::Bench;
 use core::arch::asm;
@@ -47,7 +47,8 @@ impl File {
 
     /// Fills the registers.
     fn load(&self) {
-        // SAFETY: Loads the file, which is as large as the registers; nothing here is compiled to use them, interrupt handlers included.
+        // SAFETY: Loads the file, which is as large as the registers; nothing here is compiled to use them, interrupt
+        // handlers included.
         unsafe {
             asm!(
                 ".arch_extension fp",
@@ -117,7 +118,8 @@ fn hold(_: u64) {
     LOOKED.fetch_add(1, Ordering::AcqRel);
 }
 
-/// The first CPU executes instructions of SVE, while all others hold their registers: each is UNDEFINED, and changes nothing.
+/// The first CPU executes instructions of SVE, while all others hold their registers: each is UNDEFINED, and changes
+/// nothing.
 fn without_sve(bench: &mut Bench) {
     let features: u64;
     // SAFETY: Reading the register has no effect.

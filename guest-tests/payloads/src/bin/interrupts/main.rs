@@ -1,6 +1,6 @@
-//! A guest that tries all that its interrupt controller and its timers can do: SGIs between all pairs of CPUs, both timers, waits,
-//! priorities, the two modes of ending an interrupt, a level-sensitive interrupt and where it goes, the clock's alarm; and registers
-//! of FP and SIMD kept while CPUs are taken away and given back.
+//! A guest that tries all that its interrupt controller and its timers can do: SGIs between all pairs of CPUs, both
+//! timers, waits, priorities, the two modes of ending an interrupt, a level-sensitive interrupt and where it goes, the
+//! clock's alarm; and registers of FP and SIMD kept while CPUs are taken away and given back.
 #![no_std]
 #![no_main]
 
@@ -96,8 +96,8 @@ fn comes_once(cpu: usize, intid: u32, trigger: impl FnOnce()) -> bool {
     came && cpus::count(cpu, intid) == before + 1
 }
 
-/// Takes the most urgent interrupt by hand, interrupts being masked. Where none is pending for a good while, the answer is what
-/// the CPU interface says then.
+/// Takes the most urgent interrupt by hand, interrupts being masked. Where none is pending for a good while, the answer
+/// is what the CPU interface says then.
 fn take() -> u32 {
     let end = timer::now() + timer::ticks(20_000);
     loop {

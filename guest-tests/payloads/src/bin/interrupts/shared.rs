@@ -57,8 +57,8 @@ pub fn run(bench: &mut Bench, uart: Ipa, intid: u32) {
     }
     for (round, target) in targets.into_iter().enumerate() {
         gic.route(intid, target);
-        // The line rises once a byte has been sent, and stays up: after each end the interrupt comes again, until the handler
-        // masks it in the device.
+        // The line rises once a byte has been sent, and stays up: after each end the interrupt comes again, until the
+        // handler masks it in the device.
         LEFT.store(REPEATS, Ordering::Release);
         let before = count(target, intid);
         let elsewhere = total(bench, intid) - before;

@@ -64,7 +64,8 @@ fn counts(cpus: usize, intid: u32) -> u32 {
     (0..cpus).map(|cpu| count(cpu, intid)).sum()
 }
 
-/// Sends the SGI to the CPU `to`, so manieth times, each when the one before has been taken; hands back how many were taken there.
+/// Sends the SGI to the CPU `to`, so manieth times, each when the one before has been taken; hands back how many were
+/// taken there.
 fn ping(to: u64) {
     let to = to as usize;
     let start = count(to, SGI);

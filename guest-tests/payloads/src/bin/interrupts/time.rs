@@ -1,5 +1,6 @@
-//! Time as all CPUs see it together: handed from one to the next, over and over, while they give way to each other and move between
-//! CPUs below, it never goes back, and the virtual counter is the physical one less the same offset everywhere.
+//! Time as all CPUs see it together: handed from one to the next, over and over, while they give way to each other and
+//! move between CPUs below, it never goes back, and the virtual counter is the physical one less the same offset
+//! everywhere.
 
 use crate::Bench;
 use core::sync::atomic::{AtomicU64, Ordering};

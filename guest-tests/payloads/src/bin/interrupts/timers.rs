@@ -16,7 +16,8 @@ const LATENESS_MOST: u64 = 5_000_000;
 /// Microseconds by which a deadline may be missed.
 static LIMIT: AtomicU64 = AtomicU64::new(LATENESS_MOST);
 
-/// Allows deadlines to be missed by so many microseconds, where time passes as the machine works and not by a clock on the wall.
+/// Allows deadlines to be missed by so many microseconds, where time passes as the machine works and not by a clock on
+/// the wall.
 pub fn set_limit(microseconds: u64) {
     LIMIT.store(microseconds, Ordering::Relaxed);
 }

@@ -27,8 +27,8 @@ pub const CODE: u64 = 1 << 54 | 1 << 11 | 0b11 << 8 | AF | READ_ONLY;
 /// Bits of a descriptor that are its output address, for tables and pages.
 pub const OUTPUT: u64 = 0xffff_ffff_f000;
 
-/// The entry of the root that the attacks fill. What is beyond the payload's own addresses begins at entry 2, and its window is
-/// in the last.
+/// The entry of the root that the attacks fill. What is beyond the payload's own addresses begins at entry 2, and its
+/// window is in the last.
 const SLOT: usize = 0x40;
 /// First virtual address behind that entry.
 pub const REGION: u64 = (SLOT as u64) << 30;
@@ -76,7 +76,8 @@ pub fn root() -> u64 {
 pub fn enter(descriptor: u64) {
     let slot = (root() + 8 * SLOT as u64) as *mut u64;
     for descriptor in [0, descriptor] {
-        // SAFETY: The root is mapped at its own address for reading and writing, and nothing of the payload's is behind the slot.
+        // SAFETY: The root is mapped at its own address for reading and writing, and nothing of the payload's is behind
+        // the slot.
         unsafe { slot.write_volatile(descriptor) };
         flush();
     }
@@ -128,7 +129,8 @@ pub const fn permission_fault(level: u64) -> u64 {
     0x0c + level
 }
 
-/// True for an external abort on the walk at a level: where a hypervisor cannot tell, also one of which the level is not said.
+/// True for an external abort on the walk at a level: where a hypervisor cannot tell, also one of which the level is
+/// not said.
 pub const fn is_external_on_walk(status: u64, level: u64) -> bool {
     status == 0x14 + level || status == 0x10
 }

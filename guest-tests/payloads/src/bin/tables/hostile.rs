@@ -11,8 +11,8 @@ use payloads::{Machine, attempt};
 
 /// The devices of QEMU's board, of which a guest has some: distributor, redistributors, console, clock; and holes.
 const BELOW: [u64; 7] = [0, 0x0800_0000, 0x080a_0000, 0x0900_0000, 0x0901_0000, 0x0b00_0000, 0x3fff_f000];
-/// Where RAM of the host's, of another guest's or of hyp's is on a board of any size, as distances from the start of RAM that are
-/// beyond a small guest's own.
+/// Where RAM of the host's, of another guest's or of hyp's is on a board of any size, as distances from the start of
+/// RAM that are beyond a small guest's own.
 const BEYOND_OWN: [u64; 8] =
     [0x200_0000, 0xfff_f000, 0x1000_0000, 0x3f00_0000, 0x3fe0_0000, 0x3fff_f000, 0x7fff_f000, 0xbfff_f000];
 /// Beyond every guest's address space, and beyond what CPUs have.
@@ -64,8 +64,8 @@ pub fn attack(machine: &mut Machine, report: &mut Report, guest: bool) {
                 lead(level, table_at(target));
                 for access in Access::ALL.into_iter().filter(|access| has_lse() || !access.needs_lse()) {
                     let address = behind(0, 0, 0);
-                    // SAFETY: Behind the slot is nothing of the payload's; where a walk finds something all the same, that is
-                    // the failure to show.
+                    // SAFETY: Behind the slot is nothing of the payload's; where a walk finds something all the same,
+                    // that is the failure to show.
                     let outcome = unsafe { probe(access, address) };
                     // Maintenance by address need not touch anything.
                     let is_idle = access.is_maintenance() && matches!(outcome, Outcome::Done(_));

@@ -1,6 +1,6 @@
-//! A guest whose own translation tables lead where they should not: to devices, to holes, to others' memory, to themselves, and
-//! to memory that comes late, is given back, or is shared while they are in use. Each walk ends in what its tables say or in an
-//! abort that the guest survives.
+//! A guest whose own translation tables lead where they should not: to devices, to holes, to others' memory, to
+//! themselves, and to memory that comes late, is given back, or is shared while they are in use. Each walk ends in what
+//! its tables say or in an abort that the guest survives.
 //!
 //! Without a hypervisor below, only those checks run that hold on a bare machine as well.
 #![no_std]

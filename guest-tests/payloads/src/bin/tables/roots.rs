@@ -1,5 +1,5 @@
-//! TTBR0_EL1 and TTBR1_EL1 themselves at places where no table is. While TTBR0_EL1 leads nowhere the payload runs at the upper
-//! addresses, by the very same tables.
+//! TTBR0_EL1 and TTBR1_EL1 themselves at places where no table is. While TTBR0_EL1 leads nowhere the payload runs at
+//! the upper addresses, by the very same tables.
 
 use crate::entries::{address_size_fault, is_external_on_walk, root};
 use aarch64_cpu::registers::{Readable, TCR_EL1, TTBR0_EL1, TTBR1_EL1, VBAR_EL1, Writeable};
@@ -74,8 +74,8 @@ fn use_upper(base: u64) {
 /// Points TTBR0_EL1 to `place`, loads from the lower address, and puts it right again; the upper half has the same tables.
 fn without_lower_half(place: u64, address: u64) -> Option<Exception> {
     let lower = TTBR0_EL1.get();
-    // SAFETY: Code, stack, vectors and their record are reached at their upper addresses, which the same tables map; what changes is
-    // as it was in the end, whether the load aborts or not.
+    // SAFETY: Code, stack, vectors and their record are reached at their upper addresses, which the same tables map;
+    // what changes is as it was in the end, whether the load aborts or not.
     unsafe {
         attempt!(
             [

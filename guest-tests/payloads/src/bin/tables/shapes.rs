@@ -77,8 +77,8 @@ fn blocks(report: &mut Report, ram: Range<u64>) {
     report.check("tables.blocks-beside-pages", seen == expected, format_args!("{} {} {}", seen[0], seen[1], seen[2]));
 }
 
-/// The contiguous bit on entries that are not, on one of them, and on blocks that end beyond RAM: a CPU may make what it likes
-/// of it, as long as it stays in the guest's memory.
+/// The contiguous bit on entries that are not, on one of them, and on blocks that end beyond RAM: a CPU may make what
+/// it likes of it, as long as it stays in the guest's memory.
 fn contiguous(report: &mut Report) {
     LEVEL3.fill(0..ENTRIES, |index| {
         let joined = if index % 3 == 0 { CONTIGUOUS } else { 0 };
