@@ -109,6 +109,16 @@ impl Given {
         self.0.address()
     }
 
+    /// The first page.
+    pub fn pfn(&self) -> Pfn {
+        self.0.pfn()
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.count()
+    }
+
     /// Takes the pages back.
     ///
     /// # Safety

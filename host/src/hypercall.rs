@@ -4,6 +4,7 @@
 //! [`Given`](crate::frames::Given) when the call succeeded: nothing can reach them through that any more.
 
 use abi::host::{FREEHOLD_UUID, HostCall, VmHandle};
+use abi::register::Register;
 use abi::run::{ExitReason, MAX_LIST_REGISTERS};
 use abi::smccc::{VENDOR_HYP_CALL_UID, uuid_words};
 use abi::{Error, Gfn, Ipa, Pfn, PhysAddr, PhysRange};
@@ -183,8 +184,9 @@ pub fn vm_unshare(handle: VmHandle, frame: Gfn, count: u64) -> Result<(), Error>
 /// `VCPU_RUN`.
 pub fn vcpu_run(handle: VmHandle, index: u64) -> Result<ExitReason, Error> {
     let (status, reason): (u64, u64);
-    // SAFETY: as `call` makes it, but without the registers that this call neither takes nor returns. Hyp and the guest leave
-    // the host's memory alone, but for the run page and what the guest shares, which are accessed by volatile accesses.
+    // SAFETY: as `call` makes it, but without the registers that this call neither takes nor returns. Hyp and the guest
+    // leave the host's memory alone, but for the run page and what the guest shares, which are accessed by volatile
+    // accesses.
     unsafe {
         asm!("hvc #0", inout("x0") HostCall::VcpuRun as u64 => status, inout("x1") u64::from(handle.0) => reason,
             inout("x2") index => _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _,
@@ -195,6 +197,16 @@ pub fn vcpu_run(handle: VmHandle, index: u64) -> Result<ExitReason, Error> {
         return Err(error(HostCall::VcpuRun, status));
     }
     Ok(ExitReason::from_register(reason).unwrap_or_else(|| panic!("VCPU_RUN returned exit reason {reason}")))
+}
+
+/// `VCPU_GET_REGISTER`.
+pub fn vcpu_get_register(handle: VmHandle, index: u64, register: Register) -> Result<u64, Error> {
+    call(HostCall::VcpuGetRegister, [handle.0.into(), index, register.number()]).map(|[value, ..]| value)
+}
+
+/// `VCPU_SET_REGISTER`.
+pub fn vcpu_set_register(handle: VmHandle, index: u64, register: Register, value: u64) -> Result<(), Error> {
+    call(HostCall::VcpuSetRegister, [handle.0.into(), index, register.number(), value]).map(drop)
 }
 
 /// `VM_TEARDOWN`.
@@ -215,4 +227,14 @@ pub fn vm_finalise(handle: VmHandle) -> Result<(), Error> {
 /// `VM_RETURN`.
 pub fn vm_return(handle: VmHandle, page: Pfn, count: u64) -> Result<(), Error> {
     call(HostCall::VmReturn, [handle.0.into(), page.raw(), count]).map(drop)
+}
+
+/// `VM_LEND`.
+pub fn vm_lend(handle: VmHandle, index: u64, page: Pfn, frame: Gfn, count: u64) -> Result<(), Error> {
+    call(HostCall::VmLend, [handle.0.into(), index, page.raw(), frame.raw(), count]).map(drop)
+}
+
+/// `VM_FORCE_RECLAIM`.
+pub fn vm_force_reclaim(handle: VmHandle, page: Pfn, count: u64) -> Result<(), Error> {
+    call(HostCall::VmForceReclaim, [handle.0.into(), page.raw(), count]).map(drop)
 }

@@ -1,10 +1,11 @@
-//! Guests with interrupts, side by side on the reference host's scheduler: payloads that try their devices and their calls, and
-//! Debian's kernels; and a host that forges what it hands to hyp.
+//! Guests with interrupts, side by side on the reference host's scheduler: payloads that try their devices and their
+//! calls, and Debian's kernels; and a host that forges what it hands to hyp.
 //!
 //! A few combinations stand for all. With `FREEHOLD_MATRIX=whole` every one is run.
 
 use crate::scripted::entry;
 use crate::{Bench, Suite};
+use abi::report::Line;
 use guest_tests::{Failure, Machine, Transcript};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use std::time::Duration;
 const CPUS: [&str; 3] = ["cortex-a53", "cortex-a76", "max"];
 /// RAM that host, hyp and their tables have besides the guests and the ramdisk, in MiB.
 const HOST_MEBIBYTES: u64 = 768;
+/// What a user types to end all guests: Ctrl-T, q.
+const QUIT: &str = "\u{14}q";
 /// RAM of a payload, in MiB.
 const PAYLOAD_MEBIBYTES: u64 = 16;
 /// RAM of Linux, in MiB.
@@ -67,8 +70,8 @@ const PAYLOADS: [(&str, u64, &str); 5] = [
     ("smp", 1, "cpu-on-nobody"),
 ];
 
-/// What payloads report and each guest must find: the payload, the number's name, and the least number. A check is made of nothing
-/// that is not there.
+/// What payloads report and each guest must find: the payload, the number's name, and the least number. A check is made
+/// of nothing that is not there.
 const FINDINGS: [(&str, &str, u64); 6] = [
     ("uart", "levels", 1),
     ("uart", "overrun", 1),
@@ -106,8 +109,8 @@ const LINUX_SHAPES: [(&str, Shape, &[&str]); 5] = [
     ("6.12", Shape::new(true, 2, 2, "max"), &LINUX_TESTS),
     ("6.12", Shape::new(true, 1, 1, "cortex-a53"), &["online"]),
     ("6.12", Shape::new(true, 4, 2, "cortex-a76"), &["online"]),
-    ("6.12", Shape::new(false, 2, 2, "cortex-a53"), &["online"]),
-    ("6.1", Shape::new(true, 2, 2, "cortex-a76"), &["online"]),
+    ("6.12", Shape::new(false, 2, 2, "cortex-a53"), &LINUX_TESTS),
+    ("6.1", Shape::new(true, 2, 2, "cortex-a76"), &LINUX_TESTS),
 ];
 
 pub(crate) fn add(suite: &mut Suite) {
@@ -155,6 +158,7 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.add("linux_guest::reboot", reboot);
     suite.add("linux_guest::two", two);
     suite.add("linux_guest::pry", pry);
+    suite.add("guest::beside_one_that_spins", beside_one_that_spins);
 }
 
 /// All of Linux's tests, where it has the CPUs for them.
@@ -202,13 +206,33 @@ fn machine(
 fn forged(bench: &Bench, cpu: &str, cpus: u32) -> Result<(), Failure> {
     let run = crate::reference::machine(bench, "forged")?.cpu(cpu).cpus(cpus).run()?;
     run.completed("forged", 120)?.ended_well()?.never_says("panic")?;
-    for check in ["watcher.no-forbidden-interrupt", "watcher.no-odd-answer", "exits-expose-nothing"] {
+    for check in [
+        "watcher.no-forbidden-interrupt",
+        "watcher.no-odd-answer",
+        "exits-expose-nothing",
+        "registers-closed-at-each-exit",
+        "exits-of-every-kind",
+    ] {
         run.check(check)?;
     }
+    let (answered, met) = (run.value("aborts-answered")?, run.value("watcher.aborts")?);
+    run.require(met == answered, format!("{answered} reads were answered with an abort, the guest met {met}"))?;
     if cpus > 1 {
-        run.check("both-while-changing")?.check("busy-while-it-runs")?.check("never-taken-apart-while-it-runs")?;
-        let seen = run.value("watcher.interrupts")?;
+        for check in [
+            "busy-while-it-runs",
+            "never-taken-apart-while-it-runs",
+            "comes-out-poisoned",
+            "asks-for-its-code",
+            "registers-busy-while-it-runs",
+            "both-while-changing",
+            "changing.watcher.no-odd-answer",
+        ] {
+            run.check(check)?;
+        }
+        let seen = run.value("changing.watcher.interrupts")?;
         run.require(seen != 0, "the guest took none of the interrupts that it may take")?;
+        let (reads, aborts) = (run.value("reads-while-changing")?, run.value("changing.watcher.aborts")?);
+        run.require(aborts != 0 && aborts < reads, format!("{reads} reads, {aborts} aborts"))?;
     }
     Ok(())
 }
@@ -322,8 +346,44 @@ fn pry(bench: &Bench) -> Result<(), Failure> {
     let run = machine.cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
     ended(&run)?.check("prying-aborts")?.check("prying-reads-nothing")?;
     linux_passed(&run, "linux", shape, &tests)?;
-    let pried = run.value("pried-pages")?;
+    // The second pass that ends after the guest's first process has spoken has begun after it has, too.
+    let passes: Vec<u64> = (run.report())
+        .skip_while(|line| *line != Line::Pass("linux.online"))
+        .filter_map(|line| match line {
+            Line::Value("pried-in-a-pass", pages) => Some(pages),
+            _ => None,
+        })
+        .collect();
+    run.require(passes.len() >= 2, format!("{} passes after the guest's first process had spoken", passes.len()))?;
     // Linux has a few ten thousand pages.
-    run.require(pried >= 10_000, format!("only {pried} pages were tried"))?;
+    let fewest = passes[1..].iter().min();
+    run.require(fewest.is_some_and(|pages| *pages >= 10_000), format!("only {fewest:?} pages were tried in a pass"))?;
+    Ok(())
+}
+
+/// A guest that never gives the CPU back holds up no other, where there is one CPU for all.
+fn beside_one_that_spins(bench: &Bench) -> Result<(), Failure> {
+    let shape = Shape::new(true, 1, 1, "max");
+    let lines: String = ["spin", "hello", "calls", "last"]
+        .into_iter()
+        .map(|name| {
+            let image = if name == "last" { "spin" } else { name };
+            guest(name, &format!("image={image}"), PAYLOAD_MEBIBYTES, shape, "")
+        })
+        .collect();
+    let machine = machine(bench, "guest::beside_one_that_spins", &lines, &[], 4 * PAYLOAD_MEBIBYTES, "")?;
+    let mut console = machine.cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE).start()?;
+    let talk = console
+        .wait_for_all(&["guest spin: spinning", "guest last: spin: spinning"])
+        .and_then(|()| console.wait_for_all(&["host: guest hello: powered off", "host: guest calls: powered off"]))
+        .and_then(|()| console.send(QUIT));
+    if let Err(reason) = talk {
+        return Err(console.stop().failure(reason));
+    }
+    let run = console.finish();
+    run.ended_well()?.never_says("panic")?.check("hello.secrets-kept")?.check("calls.arguments-kept")?;
+    for name in ["spin", "last"] {
+        run.says(&format!("host: guest {name}: ended after"))?;
+    }
     Ok(())
 }

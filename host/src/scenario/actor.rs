@@ -1,7 +1,9 @@
 //! The guest `actor` from the host's side: it is told what to do, word by word, and its exits are taken down.
 
 use super::Context;
+use super::forged::exits::Seen;
 use crate::hypercall;
+use crate::report;
 use crate::run::{self, Exit, Exits};
 use crate::vm::{Setup, Vm, VmError};
 use abi::actor::{ARGUMENT, COMMAND, Command, MAILBOX, MAX_ARGUMENTS, MAX_RESULTS, RESULT, UNABLE};
@@ -34,6 +36,8 @@ pub struct Actor {
     vm: Vm,
     /// What each vCPU is at that has not come past it.
     progress: [Option<Progress>; 2],
+    /// What the host saw by its exits, where it is protected.
+    seen: Seen,
 }
 
 /// Where an exit leaves an action.
@@ -66,7 +70,7 @@ impl Actor {
         for _ in 0..TOP_UPS {
             vm.top_up(0).map_err(|error| refusal(&error))?;
         }
-        let mut actor = Self { vm, progress: [None; 2] };
+        let mut actor = Self { vm, progress: [None; 2], seen: Seen::default() };
         actor.wait_for_commands(vcpus)?;
         Ok(actor)
     }
@@ -79,6 +83,16 @@ impl Actor {
     /// True where a vCPU has not come past what it was told.
     pub fn is_stopped(&self, vcpu: usize) -> bool {
         self.progress.get(vcpu).is_some_and(Option::is_some)
+    }
+
+    /// Its VM, to be changed while it waits.
+    pub fn vm(&mut self) -> &mut Vm {
+        &mut self.vm
+    }
+
+    /// What the host saw by its exits, where it is protected.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// The VM, to be taken apart.
@@ -106,7 +120,7 @@ impl Actor {
             let mut waiting = false;
             for _ in 0..MOST_EXITS {
                 let reason = hypercall::vcpu_run(self.vm.handle(), vcpu)?;
-                let exit = run::read_exit(&self.vm, index, reason);
+                let exit = self.read_exit(index, reason);
                 waiting = is_register(&exit, COMMAND) && !exit.write;
                 if waiting || run::serve(&mut self.vm, index, &exit, &mut exits).is_some() {
                     break;
@@ -117,6 +131,18 @@ impl Actor {
             }
         }
         Ok(())
+    }
+
+    /// An exit; the registers of a protected guest are tried after each.
+    fn read_exit(&mut self, index: usize, reason: ExitReason) -> Exit {
+        let exit = run::read_exit(&self.vm, index, reason);
+        if self.vm.is_protected() {
+            self.seen.look(&self.vm, &exit);
+            if !self.seen.is_closed() {
+                report::check("registers-closed", false, format_args!("after {reason:?}"));
+            }
+        }
+        exit
     }
 
     /// Has a vCPU do something, or go on with what it could not finish.
@@ -150,7 +176,7 @@ impl Actor {
                 Ok(reason) => reason,
                 Err(error) => return Outcome { notice: progress.notice, ..Outcome::of(Status::NotRun(error)) },
             };
-            let exit = run::read_exit(&self.vm, index, reason);
+            let exit = self.read_exit(index, reason);
             match self.serve(index, &exit, &mut progress) {
                 Next::Run => {}
                 Next::Command => return progress.outcome(),

@@ -7,6 +7,8 @@ use crate::run::{self, Exits, Stop};
 use crate::vm::{OnDemand, Returned, Setup, Vm, VmError};
 use crate::{expect, report};
 use abi::host::{RIGHT_EXECUTE, RIGHT_READ, RIGHT_WRITE};
+use abi::register::{NamedRegister, Register};
+use abi::run::ExitReason;
 use abi::{Error, Gfn, Ipa, PAGE_SIZE};
 use alloc::format;
 use alloc::string::String;
@@ -28,6 +30,7 @@ pub fn run(context: &Context) {
     loses_what_is_taken_back(context);
     two_borrow_one_page(context);
     seeds_differ(context);
+    has_the_registers_that_the_host_sets(context);
 }
 
 /// A guest that is not protected.
@@ -184,4 +187,96 @@ fn seeds_differ(context: &Context) {
     report::check("seeds-differ", (48..=72).contains(&different), format_args!("{different} bytes differ"));
     end(one);
     end(other);
+}
+
+/// What the guest does that finds its registers set: says what three hold, by a store to no device.
+const CODE: [u32; 5] = [
+    0x9100_0401, // add x1, x0, #1
+    0xd538_d083, // mrs x3, tpidr_el1
+    0x9e66_0064, // fmov x4, d3
+    0xf900_0041, // str x1, [x2]
+    0x1400_0000, // b .
+];
+/// Where in it the store is, in bytes.
+const STORE: u64 = 12;
+/// Where nothing is, not even a device.
+const NO_DEVICE: Ipa = Ipa::new(0x0b00_0000);
+/// CPACR_EL1.FPEN: FP and SIMD do not trap.
+const FPEN: u64 = 0b11 << 20;
+/// PSTATE of EL1 with SP_EL1, DAIF masked.
+const EL1H_MASKED: u64 = 0x3c5;
+
+/// Registers set before the first instruction are there, and what the guest makes of them is the host's to read.
+fn has_the_registers_that_the_host_sets(context: &Context) {
+    let Some(mut vm) = guest(context, "hello", "") else { return };
+    let handle = vm.handle();
+    let get = |register| hypercall::vcpu_get_register(handle, 0, register);
+    let set = |register, value| hypercall::vcpu_set_register(handle, 0, register, value);
+    let named = Register::Named;
+    let pc = named(NamedRegister::Pc);
+    expect!("starts-at-its-image", get(pc), Ok(vm.layout().image().raw()));
+    expect!("starts-with-its-tree", get(Register::General(0)), Ok(DEVICE_TREE.raw()));
+
+    let Some(mut page) = Pages::zeroed(1) else { return };
+    for (place, instruction) in page.bytes().chunks_exact_mut(4).zip(CODE) {
+        place.copy_from_slice(&instruction.to_le_bytes());
+    }
+    let frame = Gfn::containing(PLACE);
+    expect!("shared", vm.share(page, frame, RIGHT_READ | RIGHT_EXECUTE), Ok(()));
+    let values = [
+        (pc, PLACE.raw()),
+        (Register::General(0), WORD),
+        (Register::General(2), NO_DEVICE.raw()),
+        (named(NamedRegister::TpidrEl1), !WORD),
+        (named(NamedRegister::CpacrEl1), FPEN),
+        (Register::Vector { index: 3, upper: false }, WORD << 4),
+        (Register::Vector { index: 31, upper: true }, WORD << 8),
+    ];
+    for (register, value) in values {
+        expect!("register-set", set(register, value), Ok(()));
+        expect!("register-read-back", get(register), Ok(value));
+    }
+    // EL2 and EL3, AArch32, and bits that no PSTATE has.
+    for forbidden in
+        [0x3c8, 0x3c9, 0x3cc, 0x3cd, 0x1d0, 0x1d3, 0x1da, EL1H_MASKED | 1 << 5, EL1H_MASKED | 1 << 32, u64::MAX]
+    {
+        let refused = set(named(NamedRegister::Pstate), forbidden);
+        report::check(
+            "forbidden-pstate-refused",
+            refused == Err(Error::InvalidParameter),
+            format_args!("{forbidden:#x}"),
+        );
+        expect!("pstate-as-it-was", get(named(NamedRegister::Pstate)), Ok(EL1H_MASKED));
+    }
+    for register in [NamedRegister::ActlrEl1, NamedRegister::MdscrEl1] {
+        expect!("nothing-but-zero", set(named(register), 1 << 15), Err(Error::InvalidParameter));
+    }
+    expect!("no-such-vcpu", hypercall::vcpu_get_register(handle, 1, pc), Err(Error::VmGone));
+
+    let exit = loop {
+        match hypercall::vcpu_run(handle, 0) {
+            Ok(ExitReason::Interrupt) => {}
+            Ok(reason) => break run::read_exit(&vm, 0, reason),
+            Err(error) => {
+                report::check("guest-runs", false, format_args!("{error:?}"));
+                return end(vm);
+            }
+        }
+    };
+    expect!("stores-what-it-was-given", (exit.reason, exit.ipa, exit.data), (ExitReason::Mmio, NO_DEVICE, WORD + 1));
+    let after = [
+        (pc, PLACE.raw() + STORE),
+        (Register::General(1), WORD + 1),
+        (Register::General(3), !WORD),
+        (Register::General(4), WORD << 4),
+        (Register::Vector { index: 31, upper: true }, WORD << 8),
+    ];
+    for (register, value) in after {
+        let read = get(register);
+        report::check("register-after-the-exit", read == Ok(value), format_args!("{register:?} is {read:x?}"));
+    }
+    // The store is done with; there is nothing but interrupts after it.
+    expect!("goes-on-behind-it", hypercall::vcpu_run(handle, 0), Ok(ExitReason::Interrupt));
+    expect!("pc-behind-it", get(pc), Ok(PLACE.raw() + STORE + 4));
+    end(vm);
 }

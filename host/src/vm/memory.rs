@@ -56,7 +56,7 @@ impl Vm {
     pub fn unshare(&mut self, first: Gfn) -> Result<Pages, VmError> {
         let (slot, memory) = self.space.slots_mut().find_with_driver(first).ok_or(VmError::Taken)?;
         let (backing, page) = (slot.settings().backing, slot.backing_page(first));
-        memory.take_back(first, memory.kept_count(backing, page))?;
+        memory.take_back(0, first, memory.kept_count(backing, page))?;
         memory.release(backing, page).ok_or(VmError::Taken)
     }
 

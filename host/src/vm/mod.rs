@@ -289,6 +289,11 @@ impl Vm {
         &self.name
     }
 
+    /// Whether it is protected.
+    pub fn is_protected(&self) -> bool {
+        self.space.slots().driver().is_protected()
+    }
+
     /// Its handle.
     pub fn handle(&self) -> VmHandle {
         self.handle
@@ -307,6 +312,13 @@ impl Vm {
     /// Which pages it has been given, where it is protected.
     pub fn map(&self) -> &PageMap {
         self.space.slots().driver().map()
+    }
+
+    /// What hyp was given for it: its object, its vCPUs', and what went into the vCPUs' caches for tables.
+    pub fn objects(&self) -> impl Iterator<Item = (Pfn, u64)> {
+        let vcpus = self.vcpus.iter().map(|vcpu| &vcpu.object);
+        let all = [&self.object].into_iter().chain(vcpus).chain(self.space.slots().driver().caches());
+        all.map(|given| (given.pfn(), given.count()))
     }
 
     /// The page that it has at `frame`.

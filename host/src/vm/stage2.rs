@@ -164,13 +164,14 @@ impl Stage2 {
         Ok(())
     }
 
-    /// Takes back what was lent at `count` frames from `first` on, which is all of it.
+    /// Takes back what was lent at `count` frames from `first` on, which is all of it. Tables that it takes come out of the cache of
+    /// vCPU `index`.
     ///
     /// # Errors
     /// [`VmError`]; the guest has it still.
-    pub fn take_back(&mut self, first: Gfn, count: u64) -> Result<(), VmError> {
+    pub fn take_back(&mut self, index: usize, first: Gfn, count: u64) -> Result<(), VmError> {
         let handle = self.handle;
-        self.with_tables(0, || hypercall::vm_unshare(handle, first, count)).map_err(refused("VM_UNSHARE"))?;
+        self.with_tables(index, || hypercall::vm_unshare(handle, first, count)).map_err(refused("VM_UNSHARE"))?;
         self.loans.remove(first, count);
         Ok(())
     }
@@ -180,7 +181,7 @@ impl Stage2 {
         let within = self.loans.within(first, count);
         let loans: Vec<Loan> = within.filter(|loan| loan.is_writable || !only_writable).collect();
         for loan in loans {
-            if let Err(error) = self.take_back(loan.first, loan.count) {
+            if let Err(error) = self.take_back(0, loan.first, loan.count) {
                 self.failure.get_or_insert(error);
             }
         }
@@ -217,7 +218,7 @@ impl Stage2 {
         }
         match self.loans.find(fault.frame).copied() {
             Some(loan) if !fault.is_write || loan.is_writable => return Ok(true),
-            Some(loan) if loan.awaits_write => self.take_back(fault.frame, 1)?,
+            Some(loan) if loan.awaits_write => self.take_back(fault.vcpu, fault.frame, 1)?,
             Some(_) => return Ok(false),
             None => {}
         }
@@ -265,6 +266,11 @@ impl Stage2 {
         &self.map
     }
 
+    /// What went into the vCPUs' caches of table pages.
+    pub fn caches(&self) -> &[Given] {
+        &self.caches
+    }
+
     /// The memory of a guest that is not protected.
     pub fn kept(&mut self) -> impl Iterator<Item = &mut Pages> {
         self.backings.iter_mut()
@@ -283,7 +289,7 @@ impl Stage2 {
     /// The call that hyp refused; it may be made again.
     pub fn take_all_back(&mut self) -> Result<(), VmError> {
         while let Some(loan) = self.loans.lowest() {
-            self.take_back(loan.first, loan.count)?;
+            self.take_back(0, loan.first, loan.count)?;
         }
         while let Some((first, count)) = self.first_run() {
             let done = hypercall::vm_reclaim(self.handle, first, count).map_err(refused("VM_RECLAIM"))?;

@@ -1,21 +1,31 @@
 //! A host that forges what it hands to hyp at each entry of a vCPU: list registers, responses, controls. What hyp refuses has no
 //! effect, what it accepts is what it has looked at, and the guest, the payload `watcher`, finds nothing else.
 
+/// The number of a field's first word in the run page.
+macro_rules! word {
+    ($field:ident) => {
+        core::mem::offset_of!(RunPage, $field) / 8
+    };
+}
+
+pub mod exits;
+mod running;
+
 use super::{Context, take_apart};
 use crate::run::{self, Exits, Stop};
 use crate::vm::Vm;
 use crate::{cpu, expect, hypercall, report, smp};
 use abi::Error;
 use abi::host::VmHandle;
-use abi::run::{
-    ExitReason, MAX_LIST_REGISTERS, NO_DEADLINE, NOTIFY_NONE_PENDING, NOTIFY_UNDERFLOW, RESPONSE_ABORT, RunPage,
-};
+use abi::run::{ExitReason, MAX_LIST_REGISTERS, NOTIFY_NONE_PENDING, NOTIFY_UNDERFLOW, RESPONSE_ABORT, RunPage};
 use abi::watch::{ALLOWED, ANSWERS, DEVICE, FORBIDDEN, STOP};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Entries that are tried at least while another CPU changes the run page, and how many of them must come to something.
 const ENTRIES: u64 = 20_000;
 const ENTRIES_DONE: u64 = 500;
+/// About how many of the guest's reads are answered with an abort.
+const ABORTS: u64 = 8;
 
 /// `ICH_LR<n>_EL2`.State: pending, active.
 const PENDING: u64 = 1 << 62;
@@ -39,12 +49,6 @@ fn words(page: *mut RunPage) -> &'static [AtomicU64; 512] {
     unsafe { &*page.cast_const().cast::<[AtomicU64; 512]>() }
 }
 
-macro_rules! word {
-    ($field:ident) => {
-        core::mem::offset_of!(RunPage, $field) / 8
-    };
-}
-
 /// See the module.
 pub fn run(context: &Context) {
     let Ok(info) = hypercall::interrupt_info() else {
@@ -59,15 +63,26 @@ pub fn run(context: &Context) {
         return;
     }
     refused_registers(&mut vm, &mut exits, timer);
-    refused_words(&mut vm, &mut exits);
+    let aborts = refused_words(&mut vm, &mut exits);
     beyond_the_last(&mut vm, &mut exits, info.list_registers);
     wrong_vcpus(context, &mut vm);
-    exits_expose_nothing(context);
+    exits::run(context);
+    // How many the guest met is in its own report.
+    report::value("aborts-answered", aborts);
+    end(vm, &mut exits);
     if smp::online().count() > 1 {
-        while_it_runs(context);
+        running::run(context);
+        let Some(mut vm) = context.guest_with("watcher", "", |setup| setup.name = "changing") else { return };
+        let begins = reach_device(&mut vm, &mut exits);
+        report::check("watcher-begins", begins, format_args!("{exits:?}"));
         changed_meanwhile(&mut vm, &mut exits);
+        end(vm, &mut exits);
     }
-    let stop = finish(&mut vm, &mut exits);
+}
+
+/// Lets the guest end, which has found nothing that may not be.
+fn end(mut vm: Vm, exits: &mut Exits) {
+    let stop = finish(&mut vm, exits);
     expect!("watcher-powers-off", stop, Stop::Off);
     let end = vm.spoken().lock().end;
     report::check(
@@ -171,20 +186,26 @@ fn refused_registers(vm: &mut Vm, exits: &mut Exits, timer: u64) {
     });
 }
 
-/// Controls and responses with bits that mean nothing; and a response where nothing is asked for, which has no effect.
-fn refused_words(vm: &mut Vm, exits: &mut Exits) {
+/// Controls and responses with bits that mean nothing; and a response where nothing is asked for, which has no effect. Returns how many
+/// of the guest's reads were answered with an abort.
+fn refused_words(vm: &mut Vm, exits: &mut Exits) -> u64 {
     for bits in [1 << 2, 1 << 63, u64::MAX, NOTIFY_UNDERFLOW | 1 << 4] {
         refuses(vm, exits, "control-unknown", |words| words[word!(interrupt_control)].store(bits, Ordering::Relaxed));
     }
     for bits in [1 << 1, 1 << 63, u64::MAX, RESPONSE_ABORT | 1 << 32] {
         refuses(vm, exits, "response-unknown", |words| words[word!(response)].store(bits, Ordering::Relaxed));
     }
-    // The answer first; then, with nothing pending, the same word again until the next read.
+    // Every other read is answered; the others meet an abort, and so does nothing that comes between them.
     let page = words(vm.vcpus[0].run_page());
     let mut entered = Ok(ExitReason::Mmio);
-    for step in 0..8 {
+    let (mut reads, mut aborts) = (0, 0);
+    for step in 0..4 * ABORTS {
         clear(vm);
-        let response = if entered == Ok(ExitReason::Mmio) { 0 } else { RESPONSE_ABORT };
+        let is_read = entered == Ok(ExitReason::Mmio);
+        reads += u64::from(is_read);
+        let is_answered = is_read && reads % 2 == 1;
+        aborts += u64::from(is_read && !is_answered);
+        let response = if is_answered { 0 } else { RESPONSE_ABORT };
         page[word!(response)].store(response, Ordering::Relaxed);
         page[word!(data)].store(ANSWERS[1], Ordering::Relaxed);
         entered = enter(vm, exits);
@@ -192,6 +213,8 @@ fn refused_words(vm: &mut Vm, exits: &mut Exits) {
     }
     clear(vm);
     report::check("goes-on-afterwards", reach_device(vm, exits), format_args!("after responses"));
+    report::check("aborts-among-answers", (1..reads).contains(&aborts), format_args!("{aborts} of {reads}"));
+    aborts
 }
 
 /// List registers that the CPU does not have are not looked at.
@@ -227,117 +250,13 @@ fn wrong_vcpus(context: &Context, vm: &mut Vm) {
     }
 }
 
-/// What of a run page an exit may fill besides its reason and the list registers: words by their number.
-fn exposed(reason: ExitReason) -> &'static [usize] {
-    match reason {
-        ExitReason::Mmio => &[word!(ipa), word!(size), word!(write), word!(data)],
-        ExitReason::MemoryFault => &[word!(ipa), word!(write)],
-        ExitReason::Shared | ExitReason::Unshared | ExitReason::Relinquished | ExitReason::Poisoned => &[word!(ipa)],
-        ExitReason::CpuOn | ExitReason::Sgi => &[word!(data)],
-        ExitReason::Lent | ExitReason::Returned | ExitReason::Offered | ExitReason::Accepted | ExitReason::Ended => {
-            &[word!(ipa), word!(data), word!(peer)]
-        }
-        _ => &[],
-    }
-}
-
-/// Words of the run page that the exit left something in, and that it says nothing about.
-fn leaked(page: *mut RunPage, reason: ExitReason) -> usize {
-    let words = words(page);
-    let lines_and_deadlines = [word!(timer_lines), word!(virtual_deadline), word!(physical_deadline)];
-    let is_known = |index: usize| {
-        index == word!(exit_reason)
-            || lines_and_deadlines.contains(&index)
-            || exposed(reason).contains(&index)
-            || (word!(list_registers)..word!(list_registers) + MAX_LIST_REGISTERS).contains(&index)
-    };
-    let stray = (0..words.len()).filter(|index| !is_known(*index) && words[*index].load(Ordering::Relaxed) != 0);
-    let deadline = words[word!(virtual_deadline)].load(Ordering::Relaxed);
-    stray.count() + usize::from(reason != ExitReason::Wait && deadline != NO_DEADLINE)
-}
-
-/// After each exit, of every kind that payloads make, the run page tells what the exit is about, and nothing else.
-fn exits_expose_nothing(context: &Context) {
-    for name in ["hello", "pages", "smp"] {
-        let Some(mut vm) = context.guest_with(name, "", |setup| setup.vcpus = if name == "smp" { 2 } else { 1 }) else {
-            return;
-        };
-        let (mut kinds, mut leaks, mut last) = (0u64, 0, None);
-        let stop = run::run_watched(&mut vm, &mut Exits::default(), u64::MAX, |vm, exit| {
-            kinds |= 1 << exit.reason as u64;
-            for vcpu in &vm.vcpus {
-                let page = vcpu.run_page();
-                let reason = words(page)[word!(exit_reason)].load(Ordering::Relaxed);
-                // The one that came out; what the others left was looked at then.
-                // One that has not run yet has no deadline there.
-                let has_run = words(page)[word!(physical_deadline)].load(Ordering::Relaxed) != 0;
-                if reason == exit.reason as u64 && has_run {
-                    let found = leaked(page, exit.reason);
-                    leaks += found;
-                    last = (found != 0).then_some(exit.reason).or(last);
-                }
-            }
-        });
-        report::check("exits-expose-nothing", leaks == 0, format_args!("{leaks} words, lastly by {last:?} of {name}"));
-        report::check("exits-guest-ends", stop == Stop::Off, format_args!("{name}: {stop:?}"));
-        report::value("exits-kinds", kinds.count_ones().into());
-        take_apart(vm);
-    }
-}
-
-/// A guest that runs on another CPU can neither be run here, nor be taken apart; once it is out, it can.
-fn while_it_runs(context: &Context) {
-    let Some(vm) = context.guest("spin") else { return };
-    let Some(other) = smp::online().find(|cpu| !core::ptr::eq(*cpu, cpu::current())) else { return };
-    let handle = vm.handle();
-    let page = vm.map().runs().next().map(|(first, _)| first);
-    let over = AtomicBool::new(false);
-    let (entries, wrong, busy) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let job = || {
-        if core::ptr::eq(cpu::current(), other) {
-            while !over.load(Ordering::Acquire) {
-                match hypercall::vcpu_run(handle, 0) {
-                    Ok(_) => entries.fetch_add(1, Ordering::Relaxed),
-                    Err(_) => break,
-                };
-            }
-            return;
-        }
-        smp::wait_until(|| entries.load(Ordering::Acquire) > 2);
-        for _ in 0..2_000 {
-            let results = [
-                hypercall::vcpu_run(handle, 0).map(drop),
-                hypercall::vm_finalise(handle),
-                page.map_or(Ok(()), |page| hypercall::vm_reclaim(handle, page, 1).map(drop)),
-            ];
-            busy.fetch_add(u64::from(results[0] == Err(Error::Busy)), Ordering::Relaxed);
-            // Between two entries it may be run here; nothing else is ever done to it.
-            wrong.fetch_add(results[1..].iter().filter(|result| result.is_ok()).count() as u64, Ordering::Relaxed);
-            match hypercall::vm_teardown(handle) {
-                Err(Error::Busy) => {}
-                Ok(()) => break,
-                Err(_) => {
-                    wrong.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        over.store(true, Ordering::Release);
-    };
-    smp::run_on(&[cpu::current(), other], job);
-    report::check("busy-while-it-runs", busy.load(Ordering::Relaxed) != 0, format_args!("{entries:?} entries"));
-    expect!("never-taken-apart-while-it-runs", wrong.load(Ordering::Relaxed), 0);
-    // It is dying already, or still to die.
-    let teardown = hypercall::vm_teardown(handle);
-    report::check("dies-in-the-end", matches!(teardown, Ok(()) | Err(Error::WrongState)), format_args!("{teardown:?}"));
-    super::check_returned(vm.reclaim());
-}
-
 /// Another CPU changes the run page all the time, while this one enters the guest.
 fn changed_meanwhile(vm: &mut Vm, exits: &mut Exits) {
     let page = words(vm.vcpus[0].run_page());
     let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let Some(other) = smp::online().find(|cpu| !core::ptr::eq(*cpu, cpu::current())) else { return };
     let (entered, refused, odd) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let reads = AtomicU64::new(0);
     let state = spin::Mutex::new((vm, exits));
     smp::run_on(&[cpu::current(), other], || {
         if core::ptr::eq(cpu::current(), other) {
@@ -360,7 +279,10 @@ fn changed_meanwhile(vm: &mut Vm, exits: &mut Exits) {
                     // What the page says cannot be relied on: the watcher makes no exit that has to be served.
                     match reason {
                         ExitReason::Interrupt => exits.interrupts += 1,
-                        ExitReason::Wait | ExitReason::Mmio => {}
+                        ExitReason::Wait => {}
+                        ExitReason::Mmio => {
+                            reads.fetch_add(1, Ordering::Relaxed);
+                        }
                         _ => odd.store(1 + reason as u64, Ordering::Relaxed),
                     }
                 }
@@ -376,6 +298,7 @@ fn changed_meanwhile(vm: &mut Vm, exits: &mut Exits) {
     let (entered, refused) = (entered.into_inner(), refused.into_inner());
     report::value("entries-while-changing", entered);
     report::value("refusals-while-changing", refused);
+    report::value("reads-while-changing", reads.into_inner());
     report::check(
         "both-while-changing",
         entered >= ENTRIES_DONE && refused > 100,
