@@ -17,8 +17,8 @@ static ENTROPY: Mutex<Option<Entropy>> = Mutex::new(None);
 
 /// Gathers what there is: the seeds of the host's device tree, and the CPU's random numbers.
 pub fn init(machine: &Machine) {
-    let cpu = from_cpu().unwrap_or_default();
-    let cpu = cpu.as_flattened();
+    let words = from_cpu();
+    let cpu = words.as_ref().map_or(&[][..], |words| words.as_flattened());
     *ENTROPY.lock() = Entropy::new(&[machine.rng_seed, machine.kaslr_seed, cpu]);
 }
 

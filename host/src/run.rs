@@ -1,10 +1,11 @@
 //! Running a guest: serving its exits until it ends.
 
 use crate::cpu::Cpu;
+use crate::probe::{self, Access};
 use crate::vm::{Vm, VmError};
 use crate::{hypercall, interrupt, println, smp};
 use abi::run::{ExitReason, RESPONSE_ABORT, RunPage};
-use abi::{Gfn, Ipa, PAGE_SIZE, Pfn};
+use abi::{Gfn, Ipa, PAGE_SIZE, Pfn, VirtAddr};
 use alloc::format;
 use alloc::string::String;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +13,8 @@ use spin::Mutex;
 
 /// Where in a shared page the host's answer goes, in bytes; the guest's message is before it.
 const ANSWER_OFFSET: usize = 2048;
+/// Bytes that the host accesses at a time.
+const WORD: usize = 8;
 /// The answer. The guest sees it when MEM_SHARE returns.
 const ANSWER: &str = "Well received. The rest of your memory stays closed to me.";
 
@@ -250,7 +253,7 @@ fn serve_mmio(vm: &mut Vm, index: usize, exit: &Exit, exits: &mut Exits) {
 }
 
 /// Reads the guest's message from the page that it shared, and writes the answer; `say` shows both. A page that does not
-/// begin with text is left alone: not every guest means it for a message.
+/// begin with text is left alone: not every guest means it for a message, and another vCPU may have taken it back by now.
 pub fn exchange_messages(vm: &Vm, address: Ipa, say: &mut dyn FnMut(&str)) {
     let Some(page) = vm.page_of(Gfn::containing(address)) else { return };
     let message = read_message(page);
@@ -259,21 +262,28 @@ pub fn exchange_messages(vm: &Vm, address: Ipa, say: &mut dyn FnMut(&str)) {
     }
     say(&format!("host: guest {} shares the page at {:#x}; in it: \"{message}\"", vm.name(), address.raw()));
     let base = page.raw() * PAGE_SIZE + ANSWER_OFFSET as u64;
-    for (index, byte) in ANSWER.bytes().chain([0]).enumerate() {
-        // SAFETY: the guest shared this page with the host, which maps all RAM; the guest writes it at the same time,
-        // therefore volatile.
-        unsafe { ((base + index as u64) as *mut u8).write_volatile(byte) };
+    let mut answer = ANSWER.as_bytes().to_vec();
+    // A NUL behind it, and whole words.
+    answer.resize((answer.len() + 1).next_multiple_of(WORD), 0);
+    for (index, word) in answer.as_chunks::<WORD>().0.iter().enumerate() {
+        let place = VirtAddr::new(base + (index * WORD) as u64);
+        // SAFETY: the page is one that the host gave to the guest, and relies on nothing in.
+        if unsafe { probe::store(place, u64::from_le_bytes(*word)) }.is_err() {
+            return;
+        }
     }
     say(&format!("host: answers: \"{ANSWER}\""));
 }
 
-/// The NUL-terminated text at the start of a shared page; at most up to where the answer goes. Control characters are
-/// left out.
+/// The NUL-terminated text at the start of a shared page; at most up to where the answer goes, or to where the page is not
+/// shared any more. Control characters are left out.
 fn read_message(page: Pfn) -> String {
     let base = page.raw() * PAGE_SIZE;
     (0..ANSWER_OFFSET as u64)
-        // SAFETY: as in `exchange_messages`.
-        .map(|offset| unsafe { ((base + offset) as *const u8).read_volatile() })
+        .step_by(WORD)
+        // SAFETY: a read, which aborts where the guest has the page to itself.
+        .map_while(|offset| unsafe { probe::attempt(Access::Read, VirtAddr::new(base + offset)) }.ok())
+        .flat_map(u64::to_le_bytes)
         .take_while(|byte| *byte != 0)
         .filter(|byte| matches!(byte, b' '..=b'~'))
         .map(char::from)

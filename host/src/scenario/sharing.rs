@@ -94,8 +94,8 @@ fn write(page: Pfn, index: u64, word: u64) -> bool {
     if read(page, index).is_none() {
         return false;
     }
-    // SAFETY: the host maps all RAM; the page was readable just now, shared with it for reading and writing, and the guest, which
-    // alone uses it, waits for the host.
+    // SAFETY: the host maps all RAM; the page was readable just now, shared with it for reading and writing, and the
+    // guest, which alone uses it, waits for the host.
     unsafe { (address(page, index).raw() as *mut u64).write_volatile(word) };
     true
 }

@@ -53,7 +53,7 @@ pub struct Setup<'a> {
 /// One vCPU.
 pub struct Vcpu {
     object: Given,
-    run_page: Pages,
+    run_page: Given,
     /// How often it was turned on, less how often it turned itself off: the exits that say so may be served in another
     /// order than they came in, where vCPUs run on several CPUs.
     on: i32,
@@ -248,7 +248,7 @@ impl Vm {
             let run_page = Pages::zeroed(1).ok_or(VmError::OutOfMemory)?;
             hypercall::vcpu_init(self.handle, index, object.pfn(), sizes.vcpu_pages, run_page.pfn())
                 .map_err(refused("VCPU_INIT"))?;
-            self.vcpus.push(Vcpu { object: object.given(), run_page, on: i32::from(index == 0) });
+            self.vcpus.push(Vcpu { object: object.given(), run_page: run_page.given(), on: i32::from(index == 0) });
         }
         self.top_up(0)
     }
@@ -384,8 +384,13 @@ impl Vm {
         for given in memory {
             take(given, &mut returned.memory, &mut returned.dirty);
         }
-        for given in caches.into_iter().chain(self.vcpus.drain(..).map(|vcpu| vcpu.object)) {
+        for given in caches {
             take(given, &mut returned.objects, &mut returned.dirty);
+        }
+        for Vcpu { object, run_page, .. } in self.vcpus.drain(..) {
+            take(object, &mut returned.objects, &mut returned.dirty);
+            // SAFETY: as above: hyp has unpinned it. What its exits wrote to it is no secret.
+            drop(unsafe { run_page.returned() });
         }
         take(self.object, &mut returned.objects, &mut returned.dirty);
         returned

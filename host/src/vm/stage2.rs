@@ -1,9 +1,9 @@
 //! A guest's memory from the host's side: what its slots come to in hypercalls.
 //!
-//! A protected guest is given pages for good. The host never sees them again while the guest lives, so that they cannot move
-//! with a slot, be taken away with one, or be write-protected: where a slot goes, its frames get no more memory, and what they
-//! have comes back when the guest has ended. A guest that is not protected is lent pages of the host's own, which can be taken
-//! out of it and lent anew, with other rights or at another frame.
+//! A protected guest is given pages for good. The host never sees them again while the guest lives, so that they cannot
+//! move with a slot, be taken away with one, or be write-protected: where a slot goes, its frames get no more memory,
+//! and what they have comes back when the guest has ended. A guest that is not protected is lent pages of the host's
+//! own, which can be taken out of it and lent anew, with other rights or at another frame.
 
 use super::error::{VmError, refused};
 use crate::frames::{Given, Pages};
@@ -31,7 +31,7 @@ pub struct Fault {
     pub frame: Gfn,
     /// Whether the guest is to write there.
     pub is_write: bool,
-    /// Which vCPU it is: tables come out of its cache.
+    /// Which vCPU it is: where hyp needs pages for tables, they are given through it.
     pub vcpu: usize,
     /// Whether a whole block may be given for it.
     pub with_blocks: bool,
@@ -56,6 +56,8 @@ pub struct Stage2 {
     given: Vec<Given>,
     /// What it has of that.
     map: PageMap,
+    /// Pages among them that it gave back, which hyp has wiped: it gets them again before others.
+    given_back: Vec<Pfn>,
     /// The memory of a guest that is not protected.
     backings: Backings<Pages>,
     /// What it has of that, and of others.
@@ -73,6 +75,7 @@ impl Stage2 {
             caches: Vec::new(),
             given: Vec::new(),
             map: PageMap::new(),
+            given_back: Vec::new(),
             backings: Backings::default(),
             loans: Loans::new(),
             failure: None,
@@ -95,7 +98,8 @@ impl Stage2 {
         Ok(())
     }
 
-    /// Makes a call that draws on the cache of vCPU `index`, which is topped up where it is too small.
+    /// Makes a call that draws on the guest's cache of table pages, which is topped up through vCPU `index` where it is too
+    /// small.
     ///
     /// # Errors
     /// The call's own.
@@ -164,8 +168,8 @@ impl Stage2 {
         Ok(())
     }
 
-    /// Takes back what was lent at `count` frames from `first` on, which is all of it. Tables that it takes come out of the cache of
-    /// vCPU `index`.
+    /// Takes back what was lent at `count` frames from `first` on, which is all of it. Pages for tables that it takes are
+    /// given through vCPU `index`.
     ///
     /// # Errors
     /// [`VmError`]; the guest has it still.
@@ -206,9 +210,37 @@ impl Stage2 {
         }
         let block =
             slot.block_around(fault.frame).filter(|block| fault.with_blocks && self.is_free(*block, BLOCK_PAGES));
-        let (pages, first) = zeroed(block, fault.frame)?;
-        self.donate(fault.vcpu, pages, first)?;
-        Ok(true)
+        if let Some(block) = block
+            && let Some(pages) = Pages::zeroed(BLOCK_PAGES)
+        {
+            match self.donate(fault.vcpu, pages, block) {
+                // The guest has a frame there that another guest lets it use, or has lost one.
+                Err(VmError::Refused(_, Error::WrongState)) => {}
+                result => return result.map(|()| true),
+            }
+        }
+        let result = match self.given_back.pop() {
+            Some(page) => self.donate_again(fault.vcpu, page, fault.frame),
+            None => self.donate(fault.vcpu, Pages::zeroed(1).ok_or(VmError::OutOfMemory)?, fault.frame),
+        };
+        match result {
+            // So has it at the very frame by now, and makes its access again.
+            Err(VmError::Refused(_, Error::WrongState)) => Ok(true),
+            result => result.map(|()| true),
+        }
+    }
+
+    /// Donates a page anew that the guest gave back.
+    fn donate_again(&mut self, index: usize, page: Pfn, frame: Gfn) -> Result<(), VmError> {
+        let handle = self.handle;
+        let donated = self.with_tables(index, || hypercall::vm_donate(handle, index as u64, page, frame, 1));
+        if let Err(error) = donated {
+            self.given_back.push(page);
+            return Err(refused("VM_DONATE")(error));
+        }
+        let entered = self.map.insert(frame, page, 1);
+        entered.expect("hyp takes a page, and gives a frame one, only once");
+        Ok(())
     }
 
     fn serve_loan(&mut self, slot: &Slot, fault: Fault) -> Result<bool, VmError> {
@@ -231,8 +263,8 @@ impl Stage2 {
         Ok(true)
     }
 
-    /// The memory behind `block`, or, where that is not to be or is not in one piece, behind `frame`: the first frame, the page
-    /// behind it, and how many. Where nothing is behind them, zeroes are put there.
+    /// The memory behind `block`, or, where that is not to be or is not in one piece, behind `frame`: the first frame,
+    /// the page behind it, and how many. Where nothing is behind them, zeroes are put there.
     fn memory_at(&mut self, slot: &Slot, block: Option<Gfn>, frame: Gfn) -> Result<(Gfn, Pfn, u64), VmError> {
         let backing = slot.settings().backing;
         let behind = |stage2: &Self, first| stage2.backings.find(backing, slot.backing_page(first));
@@ -280,6 +312,7 @@ impl Stage2 {
     pub fn take_relinquished(&mut self, frame: Gfn) {
         if let Some(page) = self.map.page_of(frame) {
             self.map.remove_page(page);
+            self.given_back.push(page);
         }
     }
 
@@ -325,8 +358,8 @@ fn zeroed(block: Option<Gfn>, frame: Gfn) -> Result<(Pages, Gfn), VmError> {
 }
 
 impl SlotDriver for Stage2 {
-    /// A protected guest has plain RAM only. Memory below [`RAM_BASE`], where accesses without memory are a device's, is there
-    /// from the beginning, and not to be written: only then does none fault that the CPU has not decoded.
+    /// A protected guest has plain RAM only. Memory below [`RAM_BASE`], where accesses without memory are a device's,
+    /// is there from the beginning, and not to be written: only then does none fault that the CPU has not decoded.
     fn accepts(&self, settings: &SlotSettings) -> bool {
         let SlotFlags { read_only, dirty_logging } = settings.flags;
         let is_low = settings.start < RAM_BASE;

@@ -47,12 +47,17 @@ impl<'a> Archive<'a> {
 
     /// What is in the file of that name, whatever leads from the archive's root to it.
     pub fn file(self, name: &str) -> Option<&'a [u8]> {
-        let is_root = |byte: &u8| matches!(byte, b'.' | b'/');
-        self.files().find_map(|file| {
-            let root = file.name.iter().take_while(|byte| is_root(byte)).count();
-            (file.name.get(root..) == Some(name.as_bytes())).then_some(file.content)
-        })
+        let wanted = from_root(name.as_bytes());
+        self.files().find_map(|file| (from_root(file.name) == wanted).then_some(file.content))
     }
+}
+
+/// A name without what leads to it from the archive's root: `./` and `/`, any number of times.
+fn from_root(mut name: &[u8]) -> &[u8] {
+    while let Some(rest) = name.strip_prefix(b"./").or_else(|| name.strip_prefix(b"/")) {
+        name = rest;
+    }
+    name
 }
 
 /// The first file of `archive`, and what follows it.
@@ -117,6 +122,14 @@ mod tests {
         let found =
             ["first", "dir/second", "third", "second", "TRAILER!!!"].map(|name| Archive::new(&bytes).file(name));
         assert_eq!(found, [Some(FILES[0].1), Some(FILES[2].1), Some(FILES[3].1), None, None]);
+    }
+
+    #[test]
+    fn a_hidden_file_and_one_elsewhere_have_other_names() {
+        let bytes = archive("070701", &[(".name", b"1"), ("../name", b"2"), (".././/name", b"3"), (".//./name", b"4")]);
+        let found =
+            ["name", "./name", "/name", ".name", "../name", "..name"].map(|name| Archive::new(&bytes).file(name));
+        assert_eq!(found, [Some(&b"4"[..]), Some(b"4"), Some(b"4"), Some(b"1"), Some(b"2"), None]);
     }
 
     #[test]

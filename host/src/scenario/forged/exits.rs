@@ -1,4 +1,5 @@
-//! What the host learns by the exits of a protected guest: the run page tells what an exit is about, and the registers are closed.
+//! What the host learns by the exits of a protected guest: the run page tells what an exit is about, and the registers
+//! are closed.
 
 use super::words;
 use crate::frames::Pages;
@@ -86,7 +87,8 @@ impl Seen {
         for vcpu in &vm.vcpus {
             let page = vcpu.run_page();
             let reason = words(page)[word!(exit_reason)].load(Ordering::Relaxed);
-            // The one that came out; what the others left was looked at then. One that has not run yet has no deadline there.
+            // The one that came out; what the others left was looked at then. One that has not run yet has no deadline
+            // there.
             let has_run = words(page)[word!(physical_deadline)].load(Ordering::Relaxed) != 0;
             if reason == exit.reason as u64 && has_run {
                 leaks += leaked(page, exit.reason);
@@ -146,8 +148,8 @@ fn exposed(reason: ExitReason) -> &'static [usize] {
     }
 }
 
-/// True where a word that the exit may fill says more than it is for: what a register holds beyond an access's width, what the guest
-/// had in it before a read, where in a page it is at work.
+/// True where a word that the exit may fill says more than it is for: what a register holds beyond an access's width,
+/// what the guest had in it before a read, where in a page it is at work.
 fn tells_too_much(exit: &Exit) -> bool {
     if exit.reason != ExitReason::Mmio {
         return exit.ipa.page_offset() != 0;
@@ -210,7 +212,8 @@ pub fn run(context: &Context) {
     report::value("exits-kinds", seen.kinds.count_ones().into());
 }
 
-/// Runs vCPU 0 of a guest until it stops or has made the kinds of exits that it is there for, no longer than for so many ticks.
+/// Runs vCPU 0 of a guest until it stops or has made the kinds of exits that it is there for, no longer than for so
+/// many ticks.
 fn run_for(vm: &mut Vm, seen: &mut Seen, ticks: u64, awaited: &[ExitReason]) {
     let start = cpu::current().ticks();
     let is_awaited = |seen: &Seen| awaited.iter().any(|reason| seen.kinds & kind(*reason, false) == 0);

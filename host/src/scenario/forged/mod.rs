@@ -1,5 +1,6 @@
-//! A host that forges what it hands to hyp at each entry of a vCPU: list registers, responses, controls. What hyp refuses has no
-//! effect, what it accepts is what it has looked at, and the guest, the payload `watcher`, finds nothing else.
+//! A host that forges what it hands to hyp at each entry of a vCPU: list registers, responses, controls. What hyp
+//! refuses has no effect, what it accepts is what it has looked at, and the guest, the payload `watcher`, finds nothing
+//! else.
 
 /// The number of a field's first word in the run page.
 macro_rules! word {
@@ -44,8 +45,8 @@ const fn pending(intid: u32) -> u64 {
 
 /// A word of the run page, or the words of one of its fields, as both CPUs write them.
 fn words(page: *mut RunPage) -> &'static [AtomicU64; 512] {
-    // SAFETY: the page is the host's for as long as its guest lives, which is longer than the caller's use; it is made of words,
-    // and only ever accessed as such.
+    // SAFETY: the page is the host's for as long as its guest lives, which is longer than the caller's use; it is made
+    // of words, and only ever accessed as such.
     unsafe { &*page.cast_const().cast::<[AtomicU64; 512]>() }
 }
 
@@ -186,8 +187,8 @@ fn refused_registers(vm: &mut Vm, exits: &mut Exits, timer: u64) {
     });
 }
 
-/// Controls and responses with bits that mean nothing; and a response where nothing is asked for, which has no effect. Returns how many
-/// of the guest's reads were answered with an abort.
+/// Controls and responses with bits that mean nothing; and a response where nothing is asked for, which has no effect.
+/// Returns how many of the guest's reads were answered with an abort.
 fn refused_words(vm: &mut Vm, exits: &mut Exits) -> u64 {
     for bits in [1 << 2, 1 << 63, u64::MAX, NOTIFY_UNDERFLOW | 1 << 4] {
         refuses(vm, exits, "control-unknown", |words| words[word!(interrupt_control)].store(bits, Ordering::Relaxed));

@@ -18,7 +18,8 @@ use vmm::layout::{IPA_BITS, RAM_BASE};
 
 /// How often what is refused is tried.
 const ATTEMPTS: usize = 2_000;
-/// Ticks for which a guest runs until it spins and makes no exits of its own, and after which one that goes on is not going to end.
+/// Ticks for which a guest runs until it spins and makes no exits of its own, and after which one that goes on is not
+/// going to end.
 const TICKS: u64 = 3;
 const MOST_TICKS: u64 = 300;
 /// Distance from the start of RAM, in bytes, of a place where the guest has nothing.
@@ -77,8 +78,8 @@ fn run_beside(handle: VmHandle, other: &'static Cpu, meanwhile: impl Fn() -> boo
     Beside { entries: entries.into_inner(), last: last.into_inner() }
 }
 
-/// Neither the VM, nor the vCPU, its run page or its memory is anyone's to make anew, take or give; once the vCPU is out, the VM can
-/// be taken apart.
+/// Neither the VM, nor the vCPU, its run page or its memory is anyone's to make anew, take or give; once the vCPU is
+/// out, the VM can be taken apart.
 fn not_taken_apart(context: &Context, other: &'static Cpu) {
     let Some(vm) = spinning(context, true) else { return };
     let handle = vm.handle();
@@ -90,7 +91,7 @@ fn not_taken_apart(context: &Context, other: &'static Cpu) {
     let free = Gfn::containing(Ipa::new(RAM_BASE.raw() + NOTHING_THERE));
     let vcpu_init = |run_page: Pfn| hypercall::vcpu_init(handle, 0, object.pfn(), sizes.vcpu_pages, run_page);
 
-    let (busy, wrong) = (AtomicU64::new(0), Mutex::new(None));
+    let (busy, not_torn_down, wrong) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
     let beside = run_beside(handle, other, || {
         for _ in 0..ATTEMPTS {
             busy.fetch_add(u64::from(hypercall::vcpu_run(handle, 0) == Err(Error::Busy)), Ordering::Relaxed);
@@ -111,7 +112,9 @@ fn not_taken_apart(context: &Context, other: &'static Cpu) {
                 }
             }
             match hypercall::vm_teardown(handle) {
-                Err(Error::Busy) => {}
+                Err(Error::Busy) => {
+                    not_torn_down.fetch_add(1, Ordering::Relaxed);
+                }
                 result => {
                     if let Err(error) = result {
                         wrong.lock().get_or_insert(("VM_TEARDOWN", result, error));
@@ -123,6 +126,9 @@ fn not_taken_apart(context: &Context, other: &'static Cpu) {
         true
     });
     report::check("busy-while-it-runs", busy.into_inner() != 0, format_args!("{} entries", beside.entries));
+    // It is torn down once the vCPU has come out, and not before.
+    let not_torn_down = not_torn_down.into_inner();
+    report::check("not-torn-down-while-it-runs", not_torn_down != 0, format_args!("{not_torn_down} refusals"));
     let wrong = wrong.into_inner();
     if !report::check("never-taken-apart-while-it-runs", wrong.is_none(), format_args!("{wrong:?}")) {
         // They may be hyp's.
