@@ -3,6 +3,7 @@
 use super::Context;
 use super::forged::exits::Seen;
 use crate::hypercall;
+use crate::interrupt;
 use crate::report;
 use crate::run::{self, Exit, Exits};
 use crate::vm::{Setup, Vm, VmError};
@@ -11,11 +12,15 @@ use abi::host::VmHandle;
 use abi::run::ExitReason;
 use abi::{Error, Ipa};
 use call_script::{Access, GuestFunction, GuestRequest, Notice, Outcome, Status};
+use core::hint::spin_loop;
 
 /// How often the tables' cache is filled before the script begins: frames for scripts here and there need no more.
 const TOP_UPS: usize = 4;
 /// Exits after which an actor that has not asked for a command will not.
 const MOST_EXITS: usize = 100_000;
+/// Microseconds for which an actor waits for a vCPU whose registers another CPU reads or sets: that one may be emulated,
+/// and have nothing to run on for a while.
+const PATIENCE: u64 = 5_000_000;
 
 /// What a vCPU of an actor is at.
 #[derive(Clone, Copy)]
@@ -38,6 +43,8 @@ pub struct Actor {
     progress: [Option<Progress>; 2],
     /// What the host saw by its exits, where it is protected.
     seen: Seen,
+    /// How often a vCPU was in use on another CPU.
+    waits: u64,
 }
 
 /// Where an exit leaves an action.
@@ -70,7 +77,7 @@ impl Actor {
         for _ in 0..TOP_UPS {
             vm.top_up(0).map_err(|error| refusal(&error))?;
         }
-        let mut actor = Self { vm, progress: [None; 2], seen: Seen::default() };
+        let mut actor = Self { vm, progress: [None; 2], seen: Seen::default(), waits: 0 };
         actor.wait_for_commands(vcpus)?;
         Ok(actor)
     }
@@ -93,6 +100,11 @@ impl Actor {
     /// What the host saw by its exits, where it is protected.
     pub fn seen(&self) -> &Seen {
         &self.seen
+    }
+
+    /// How often a vCPU was in use on another CPU, and was waited for.
+    pub fn waits(&self) -> u64 {
+        self.waits
     }
 
     /// The VM, to be taken apart.
@@ -119,7 +131,7 @@ impl Actor {
             let index = vcpu as usize;
             let mut waiting = false;
             for _ in 0..MOST_EXITS {
-                let reason = hypercall::vcpu_run(self.vm.handle(), vcpu)?;
+                let reason = self.enter(index)?;
                 let exit = self.read_exit(index, reason);
                 waiting = is_register(&exit, COMMAND) && !exit.write;
                 if waiting || run::serve(&mut self.vm, index, &exit, &mut exits).is_some() {
@@ -131,6 +143,18 @@ impl Actor {
             }
         }
         Ok(())
+    }
+
+    /// VCPU_RUN, once no other CPU has the vCPU: what has begun must not be lost because of one that is at its registers.
+    fn enter(&mut self, index: usize) -> Result<ExitReason, Error> {
+        let begin = interrupt::microseconds();
+        loop {
+            match hypercall::vcpu_run(self.vm.handle(), index as u64) {
+                Err(Error::Busy) if interrupt::microseconds() - begin < PATIENCE => self.waits += 1,
+                result => return result,
+            }
+            spin_loop();
+        }
     }
 
     /// An exit; the registers of a protected guest are tried after each.
@@ -172,7 +196,7 @@ impl Actor {
 
     fn go_on(&mut self, index: usize, mut progress: Progress) -> Outcome {
         loop {
-            let reason = match hypercall::vcpu_run(self.vm.handle(), index as u64) {
+            let reason = match self.enter(index) {
                 Ok(reason) => reason,
                 Err(error) => return Outcome { notice: progress.notice, ..Outcome::of(Status::NotRun(error)) },
             };

@@ -1,5 +1,6 @@
 //! Many CPUs at once: PSCI, stage-2 faults, and calls that race for one page or one vCPU.
 
+use super::actor::Actor;
 use super::{Context, take_apart};
 use crate::call::Instruction;
 use crate::cpu::{self, Cpu};
@@ -7,14 +8,17 @@ use crate::frames::{self, Pages};
 use crate::hypercall;
 use crate::run::{self, Exits, Stop};
 use crate::{expect, interrupt, psci, report, smp};
+use abi::guest::GuestCall;
 use abi::host::HostCall;
 use abi::psci::{
     AFFINITY_INFO_64, AFFINITY_OFF, AFFINITY_ON, ALREADY_ON, CPU_OFF, CPU_ON_64, CPU_SUSPEND_64, INVALID_ADDRESS,
     INVALID_PARAMETERS, NOT_SUPPORTED, ON_PENDING, PSCI_FEATURES, PSCI_VERSION, SUCCESS, SYSTEM_OFF, SYSTEM_RESET,
 };
+use abi::register::Register;
 use abi::run::ExitReason;
 use abi::{Error, Gfn, PAGE_SIZE};
 use alloc::vec::Vec;
+use call_script::{GuestRequest, Status};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use spin::Mutex;
 
@@ -28,6 +32,8 @@ const TOUCHED_BY_ONE: u64 = 1 << 15;
 const POWER_DOWN: u64 = 1 << 16;
 /// Rounds after which CPUs that never met in a race are taken never to meet.
 const MOST_ROUNDS: usize = 1000;
+/// How often each CPU sets and reads a register in a round of the race for one vCPU's.
+const REGISTER_CALLS: usize = 64;
 /// Guest frame from which races donate.
 const RACE_FRAME: u64 = 0x40400;
 
@@ -52,6 +58,7 @@ pub fn run(context: &Context) {
     if hypercall::is_present() {
         race_donate(context, &cpus);
         race_run(context, &cpus);
+        race_registers(context, &cpus);
     }
     expect!("stray-interrupts", cpu::all().iter().map(Cpu::stray_interrupts).sum::<u64>(), 0);
 }
@@ -280,4 +287,47 @@ fn race_run(context: &Context, cpus: &[&'static Cpu]) {
         report::check("race-run-others-busy", !unmet(refusals), format_args!("{runs} runs, {refusals} refusals"));
     }
     take_apart(vm);
+}
+
+/// A guest that is not protected does as it is told on one CPU, while the others set and read its registers: it misses
+/// nothing, they find what they set, and whoever comes while the vCPU is in use is told so.
+fn race_registers(context: &Context, cpus: &[&'static Cpu]) {
+    let Ok(actor) = Actor::create(context, false, 1) else { return };
+    let handle = actor.handle();
+    let actor = Mutex::new(actor);
+    let name = GuestRequest::Call { function: GuestCall::VmName as u64, arguments: [0; 7] };
+    let set_and_read = |index: usize| {
+        let register = Register::Vector { index: index as u8 % 32, upper: false };
+        (0..REGISTER_CALLS as u64).find_map(|value| {
+            let set = hypercall::vcpu_set_register(handle, 0, register, value);
+            let read = hypercall::vcpu_get_register(handle, 0, register);
+            let may_be = match (set, read) {
+                (Ok(()), Ok(read)) => read == value,
+                (Ok(()) | Err(Error::Busy), Err(Error::Busy)) | (Err(Error::Busy), Ok(_)) => true,
+                _ => false,
+            };
+            (!may_be).then_some((set, read))
+        })
+    };
+    let (mut answers, mut odd, mut rounds) = (0, None, 0);
+    let unmet = |rounds: usize| cpus.len() > 1 && rounds < MOST_ROUNDS && actor.lock().waits() == 0;
+    while odd.is_none() && (rounds < ROUNDS || unmet(rounds)) {
+        rounds += 1;
+        let results = together(cpus, |index| match index {
+            0 => {
+                let outcome = actor.lock().act(0, &name);
+                (outcome.status == Status::Ok && outcome.results[0] == u64::from(handle.0), None)
+            }
+            _ => (false, set_and_read(index)),
+        });
+        answers += results.iter().filter(|(answered, _)| *answered).count();
+        odd = results.iter().find_map(|(_, odd)| *odd);
+    }
+    expect!("race-registers-guest-answers", answers, rounds);
+    expect!("race-registers-as-set", odd, None);
+    let actor = actor.into_inner();
+    if cpus.len() > 1 {
+        report::check("race-registers-met", actor.waits() != 0, format_args!("never in {rounds} rounds"));
+    }
+    take_apart(actor.into_vm());
 }
