@@ -58,8 +58,8 @@ impl VmModel {
 pub enum Stuck {
     /// It needs memory at a frame.
     Memory(Gfn),
-    /// It needs pages for tables.
-    Tables,
+    /// It needs pages for tables, in the name of this vCPU.
+    Tables(u64),
     /// It will not.
     ForGood,
 }

@@ -78,12 +78,12 @@ impl Observer for Watch {
     }
 }
 
-/// True where a guest's cache has fewer pages than it takes to change one frame alone.
+/// True where who pays for a guest's tables has fewer pages than it takes to change one frame alone.
 pub fn is_short_for(frozen: &Frozen<'_>, guest: &GuestMemory, gfn: Gfn) -> bool {
-    missing_tables(frozen, guest, &[gfn], None) > guest.cached_pages()
+    missing_tables(frozen, guest, &[gfn], None) > guest.available_pages()
 }
 
-/// True where a guest's cache has fewer pages than it may take to change the frames that a call names alone.
+/// True where who pays for a guest's tables has fewer pages than it may take to change the frames that a call names alone.
 fn is_short(frozen: &Frozen<'_>, memory: &LockedMemory<'_>, call: &Call) -> bool {
     let pages = |first: Pfn, count: u64| (0..count.min(1 << 12)).filter_map(move |index| first.checked_add(index));
     let range =
@@ -108,7 +108,7 @@ fn is_short(frozen: &Frozen<'_>, memory: &LockedMemory<'_>, call: &Call) -> bool
         _ => return false,
     };
     let guest = memory.guests.into_iter().flatten().find(|guest| guest.slot() == slot);
-    guest.is_some_and(|guest| missing_tables(frozen, guest, &frames, output) > guest.cached_pages())
+    guest.is_some_and(|guest| missing_tables(frozen, guest, &frames, output) > guest.available_pages())
 }
 
 /// How many tables it takes to change the descriptors of `frames` alone: one for each part of the address space that a

@@ -14,7 +14,7 @@ use abi::{Error, Ipa};
 use call_script::{Access, GuestFunction, GuestRequest, Notice, Outcome, Status};
 use core::hint::spin_loop;
 
-/// How often the tables' cache is filled before the script begins: frames for scripts here and there need no more.
+/// How often each vCPU gets pages for tables before the script begins: frames for scripts here and there need no more.
 const TOP_UPS: usize = 4;
 /// Exits after which an actor that has not asked for a command will not.
 const MOST_EXITS: usize = 100_000;
@@ -74,8 +74,10 @@ impl Actor {
             setup.vcpus = vcpus;
         };
         let mut vm = context.guest_with("actor", "", change).ok_or(Error::OutOfMemory)?;
-        for _ in 0..TOP_UPS {
-            vm.top_up(0).map_err(|error| refusal(&error))?;
+        for vcpu in 0..vcpus as usize {
+            for _ in 0..TOP_UPS {
+                vm.top_up(vcpu).map_err(|error| refusal(&error))?;
+            }
         }
         let mut actor = Self { vm, progress: [None; 2], seen: Seen::default(), waits: 0 };
         actor.wait_for_commands(vcpus)?;

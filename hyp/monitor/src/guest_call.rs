@@ -8,6 +8,7 @@ use crate::monitor::Monitor;
 use crate::platform::Platform;
 use crate::registers::{GuestRegisters, VcpuContext};
 use crate::smccc::{ArchitectureCall, Call, NOT_SUPPORTED_REGISTER, guest_architecture_call, guest_result};
+use crate::vcpu::Claim;
 use crate::vm::Vm;
 use crate::{guest_device_guard, guest_memory_call, guest_psci, guest_trng};
 use abi::guest::{self, GuestCall};
@@ -93,9 +94,11 @@ pub(crate) fn handle<P: Platform>(
     monitor: &Monitor,
     platform: &mut P,
     vm: &Vm,
-    context: &mut VcpuContext,
+    claim: &mut Claim<'_>,
     immediate: u16,
 ) -> Outcome {
+    let memory = vm.memory_of(claim.vcpu());
+    let context = &mut claim.context;
     let Some(call) = Call::decode(immediate, &context.general.x) else {
         return answer(context, NOT_SUPPORTED_REGISTER);
     };
@@ -113,19 +116,19 @@ pub(crate) fn handle<P: Platform>(
         return Outcome::Resume;
     }
     if let Some(kind) = GuestCall::from_function(call.function) {
-        return guest_memory_call::handle(monitor, platform, vm, context, kind, &call.arguments);
+        return guest_memory_call::handle(monitor, platform, memory, context, kind, &call.arguments);
     }
-    let (ownership, memory) = (&monitor.ownership, vm.memory());
+    let ownership = &monitor.ownership;
     match call.function {
         guest::MMIO_GUARD_ENROLL => guest_device_guard::enroll(vm, context, &call),
-        guest::MMIO_GUARD_MAP => guest_device_guard::map(platform, vm, context, &call),
-        guest::MMIO_GUARD_UNMAP => guest_device_guard::unmap(platform, vm, context, &call),
+        guest::MMIO_GUARD_MAP => guest_device_guard::map(platform, memory, context, &call),
+        guest::MMIO_GUARD_UNMAP => guest_device_guard::unmap(platform, memory, context, &call),
         guest::MEM_SHARE => {
-            kvm_memory_call(context, &call, Exit::Shared, |gfn| ownership.guest_share_host(platform, memory, gfn))
+            kvm_memory_call(context, &call, Exit::Shared, |gfn| ownership.guest_share_host(platform, vm.memory(), gfn))
         }
-        guest::MEM_UNSHARE => {
-            kvm_memory_call(context, &call, Exit::Unshared, |gfn| ownership.guest_unshare_host(platform, memory, gfn))
-        }
+        guest::MEM_UNSHARE => kvm_memory_call(context, &call, Exit::Unshared, |gfn| {
+            ownership.guest_unshare_host(platform, vm.memory(), gfn)
+        }),
         guest::MEM_RELINQUISH => kvm_memory_call(context, &call, Exit::Relinquished, |gfn| {
             ownership.guest_relinquish(platform, memory, gfn).map(|_| ())
         }),

@@ -10,6 +10,7 @@ use crate::smccc::Call;
 use crate::vm::Vm;
 use abi::smccc::{INVALID_PARAMETER, SUCCESS};
 use abi::{Error, Gfn, Ipa};
+use ownership::GuestAccount;
 
 /// MMIO_GUARD_ENROLL.
 pub(crate) fn enroll(vm: &Vm, context: &mut VcpuContext, call: &Call) -> Outcome {
@@ -19,16 +20,26 @@ pub(crate) fn enroll(vm: &Vm, context: &mut VcpuContext, call: &Call) -> Outcome
 }
 
 /// MMIO_GUARD_MAP. Where tables are missing, the host is asked for pages, and the guest makes its call again.
-pub(crate) fn map<P: Platform>(platform: &mut P, vm: &Vm, context: &mut VcpuContext, call: &Call) -> Outcome {
+pub(crate) fn map<P: Platform>(
+    platform: &mut P,
+    memory: GuestAccount<'_>,
+    context: &mut VcpuContext,
+    call: &Call,
+) -> Outcome {
     let Some(ipa) = device_page(call) else { return answer(context, INVALID_PARAMETER as u64) };
-    let marked = vm.memory().lock().mark_device(platform, Gfn::containing(ipa));
+    let marked = memory.lock().mark_device(platform, Gfn::containing(ipa));
     report(context, ipa, marked)
 }
 
 /// MMIO_GUARD_UNMAP.
-pub(crate) fn unmap<P: Platform>(platform: &mut P, vm: &Vm, context: &mut VcpuContext, call: &Call) -> Outcome {
+pub(crate) fn unmap<P: Platform>(
+    platform: &mut P,
+    memory: GuestAccount<'_>,
+    context: &mut VcpuContext,
+    call: &Call,
+) -> Outcome {
     let Some(ipa) = device_page(call) else { return answer(context, INVALID_PARAMETER as u64) };
-    let unmarked = vm.memory().lock().unmark_device(platform, Gfn::containing(ipa));
+    let unmarked = memory.lock().unmark_device(platform, Gfn::containing(ipa));
     report(context, ipa, unmarked)
 }
 

@@ -189,10 +189,10 @@ impl Monitor {
                 skip_instruction(&mut claim.context.general);
                 Outcome::Exit(if what == WaitFor::Interrupt { Exit::Wait } else { Exit::Yield })
             }
-            Cause::Hypercall { immediate } => guest_call::handle(self, platform, vm, &mut claim.context, immediate),
+            Cause::Hypercall { immediate } => guest_call::handle(self, platform, vm, claim, immediate),
             Cause::SecureCall { immediate } => {
                 skip_instruction(&mut claim.context.general);
-                guest_call::handle(self, platform, vm, &mut claim.context, immediate)
+                guest_call::handle(self, platform, vm, claim, immediate)
             }
             Cause::SystemRegister(access) => system_register(platform, &mut claim.context, access, policy),
             Cause::DataAbort(abort) => data_abort(platform, vm, claim, exception, abort),

@@ -11,7 +11,7 @@ use crate::vm_table::VmReference;
 use abi::guest::GuestCall;
 use abi::host::VmHandle;
 use abi::{Error, Gfn, Ipa, PAGE_SIZE};
-use ownership::Rights;
+use ownership::{GuestAccount, Rights};
 
 /// What a call that succeeds tells guest and host.
 struct Done {
@@ -24,14 +24,14 @@ struct Done {
 pub(crate) fn handle<P: Platform>(
     monitor: &Monitor,
     platform: &mut P,
-    vm: &Vm,
+    memory: GuestAccount<'_>,
     context: &mut VcpuContext,
     call: GuestCall,
     arguments: &[u64; 7],
 ) -> Outcome {
     let [x1, _, x3, ..] = *arguments;
     let place = Ipa::new(if call == GuestCall::MemAccept { x3 } else { x1 });
-    match make(monitor, platform, vm, call, arguments) {
+    match make(monitor, platform, memory, call, arguments) {
         Ok(Done { result, exit }) => {
             context.general.set_results([0, result, 0, 0]);
             Outcome::Exit(exit)
@@ -43,11 +43,11 @@ pub(crate) fn handle<P: Platform>(
 fn make<P: Platform>(
     monitor: &Monitor,
     platform: &mut P,
-    vm: &Vm,
+    memory: GuestAccount<'_>,
     call: GuestCall,
     arguments: &[u64; 7],
 ) -> Result<Done, Error> {
-    let (ownership, memory) = (&monitor.ownership, vm.memory());
+    let (ownership, guest) = (&monitor.ownership, memory.guest());
     let [x1, x2, x3, x4, ..] = *arguments;
     let done = |exit| Ok(Done { result: 0, exit });
     match call {
@@ -64,7 +64,7 @@ fn make<P: Platform>(
         }
         GuestCall::MemOffer => {
             let ((ipa, gfn), receiver, rights) = (page(x1)?, handle_of(x2)?, rights(x3)?);
-            let number = ownership.guest_offer(platform, memory, gfn, receiver, rights)?;
+            let number = ownership.guest_offer(platform, guest, gfn, receiver, rights)?;
             Ok(Done { result: number, exit: Exit::Offered { ipa, number, receiver } })
         }
         GuestCall::MemAccept => {
@@ -74,13 +74,13 @@ fn make<P: Platform>(
             done(Exit::Accepted { ipa, number, owner: name })
         }
         GuestCall::MemWithdraw => {
-            let borrower = ownership.acceptor(memory, x1).and_then(|slot| monitor.vms.in_slot(slot));
-            ownership.guest_withdraw(platform, memory, borrower.as_deref().map(Vm::memory), x1)?;
+            let borrower = ownership.acceptor(guest, x1).and_then(|slot| monitor.vms.in_slot(slot));
+            ownership.guest_withdraw(platform, guest, borrower.as_deref().map(Vm::memory), x1)?;
             done(Exit::Ended { number: x1, owner: None })
         }
         GuestCall::MemDrop => {
             let (owner, name) = other(monitor, x1)?;
-            ownership.guest_drop(platform, memory, owner.memory(), x2)?;
+            ownership.guest_drop(platform, guest, owner.memory(), x2)?;
             done(Exit::Ended { number: x2, owner: Some(name) })
         }
     }

@@ -110,22 +110,21 @@ impl Monitor {
             }
             HostCall::VcpuTopUp => {
                 let vm = self.vms.initialised(vm_handle(a1)?)?;
-                vm.vcpu(a2)?;
-                self.ownership.top_up(platform, vm.memory(), Pfn::new(a3), page_count(a4)?).map(|()| NONE)
+                let memory = vm.memory_of(vm.vcpu(a2)?);
+                self.ownership.top_up(platform, memory, Pfn::new(a3), page_count(a4)?).map(|()| NONE)
             }
             HostCall::VmDonate => {
                 let vm = self.vms.live(vm_handle(a1)?)?;
-                vm.vcpu(a2)?;
+                let memory = vm.memory_of(vm.vcpu(a2)?);
                 let (first, gfn, count) = (Pfn::new(a3), Gfn::new(a4), page_count(a5)?);
-                self.ownership.host_donate_guest(platform, vm.memory(), first, gfn, count).map(|()| NONE)
+                self.ownership.host_donate_guest(platform, memory, first, gfn, count).map(|()| NONE)
             }
             HostCall::VmShare => {
                 let vm = self.vms.live(vm_handle(a1)?)?;
-                vm.vcpu(a2)?;
+                let memory = vm.memory_of(vm.vcpu(a2)?);
                 let (first, gfn, count) = (Pfn::new(a3), Gfn::new(a4), page_count(a5)?);
                 let rights = Rights::from_bits(a6 & !RIGHT_RESTRICTED).ok_or(Error::InvalidParameter)?;
                 let restricted = a6 & RIGHT_RESTRICTED != 0;
-                let memory = vm.memory();
                 self.ownership.host_share_guest(platform, memory, first, gfn, count, rights, restricted).map(|()| NONE)
             }
             HostCall::VmUnshare => {
@@ -143,9 +142,9 @@ impl Monitor {
             HostCall::VmFinalise => self.vm_finalise(platform, vm_handle(a1)?).map(|()| NONE),
             HostCall::VmLend => {
                 let vm = self.vms.live(vm_handle(a1)?)?;
-                vm.vcpu(a2)?;
+                let memory = vm.memory_of(vm.vcpu(a2)?);
                 let (first, gfn, count) = (Pfn::new(a3), Gfn::new(a4), page_count(a5)?);
-                self.ownership.host_lend_guest(platform, vm.memory(), first, gfn, count).map(|()| NONE)
+                self.ownership.host_lend_guest(platform, memory, first, gfn, count).map(|()| NONE)
             }
             HostCall::VmReturn => {
                 let vm = self.vms.live(vm_handle(a1)?)?;
@@ -164,10 +163,10 @@ impl Monitor {
             }
             HostCall::VmGrantDevice => {
                 let vm = self.vms.live(vm_handle(a1)?)?;
-                vm.vcpu(a2)?;
+                let memory = vm.memory_of(vm.vcpu(a2)?);
                 let (first, gfn, count) = (Pfn::new(a3), Gfn::new(a4), page_count(a5)?);
                 check_device_frames(vm.config(), gfn, count)?;
-                self.ownership.host_grant_device(platform, vm.memory(), first, gfn, count).map(|()| NONE)
+                self.ownership.host_grant_device(platform, memory, first, gfn, count).map(|()| NONE)
             }
             HostCall::InterruptInfo => {
                 let gic = &self.features.gic;

@@ -170,7 +170,13 @@ pub struct Claim<'a> {
     next: u32,
 }
 
-impl Claim<'_> {
+impl<'a> Claim<'a> {
+    /// The vCPU.
+    #[inline(always)]
+    pub const fn vcpu(&self) -> &'a Vcpu {
+        self.vcpu
+    }
+
     /// What the vCPU is to do once the claim is released.
     #[inline(always)]
     pub fn set_next(&mut self, next: VcpuState) {

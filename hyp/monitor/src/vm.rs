@@ -9,7 +9,7 @@ use abi::boot::MAX_CPUS;
 use abi::host::{MAX_VCPUS, VmHandle};
 use abi::{Error, Ipa, Pfn};
 use core::sync::atomic::{AtomicU8, Ordering};
-use ownership::{GuestLock, Lock, Rank};
+use ownership::{GuestAccount, GuestLock, Lock, Payer, Rank};
 use spin::Once;
 
 /// Whether the guest has asked for the end of its VM.
@@ -85,6 +85,11 @@ impl Vm {
     /// Its memory.
     pub const fn memory(&self) -> &GuestLock {
         &self.memory
+    }
+
+    /// Its memory, for what is done in the name of a vCPU, which pays for tables.
+    pub const fn memory_of(&self, vcpu: &Vcpu) -> GuestAccount<'_> {
+        GuestAccount::new(&self.memory, Payer::Vcpu(vcpu.index()))
     }
 
     /// Whether it has ended.

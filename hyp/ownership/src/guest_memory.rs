@@ -1,10 +1,10 @@
 //! One guest's memory: its stage 2, what its tables are made of, and how much it holds.
 
 use crate::annotation::{Absence, is_device_mark};
-use crate::lock::{Lock, Rank};
+use crate::lock::{Guard, Lock, Rank};
 use crate::offer::Offers;
-use crate::page_cache::PageCache;
 use crate::state::VmSlot;
+use crate::table_pages::{Payer, TablePages};
 use abi::host::VmHandle;
 use abi::{Gfn, Ipa};
 use pgtable::stage2::Stage2Regime;
@@ -12,6 +12,38 @@ use pgtable::{Leaf, Stage2, Stage2Attributes, Stage2Execute, TableError, TableFr
 
 /// A guest's memory behind its own lock, of rank [`Rank::Guest`].
 pub type GuestLock = Lock<GuestMemory>;
+
+/// A guest's memory, and whose pages its tables are made of. A lock alone stands for [`Payer::Anyone`].
+#[derive(Clone, Copy, Debug)]
+pub struct GuestAccount<'a> {
+    pub(crate) memory: &'a GuestLock,
+    pub(crate) payer: Payer,
+}
+
+impl<'a> GuestAccount<'a> {
+    /// The memory of a guest, with `payer` to pay.
+    pub const fn new(memory: &'a GuestLock, payer: Payer) -> Self {
+        Self { memory, payer }
+    }
+
+    /// The guest alone, for calls that make no tables.
+    pub const fn guest(self) -> &'a GuestLock {
+        self.memory
+    }
+
+    /// Waits for the lock and takes it. The order of [`Rank`] binds.
+    pub fn lock(self) -> Guard<'a, GuestMemory> {
+        let mut memory = self.memory.lock();
+        memory.cache.charge(self.payer);
+        memory
+    }
+}
+
+impl<'a> From<&'a GuestLock> for GuestAccount<'a> {
+    fn from(memory: &'a GuestLock) -> Self {
+        Self::new(memory, Payer::Anyone)
+    }
+}
 
 /// What a guest may do with a page that it borrows. Reading goes without saying.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -69,7 +101,7 @@ impl Software {
 /// One guest's memory.
 pub struct GuestMemory {
     pub(crate) stage2: Stage2,
-    pub(crate) cache: PageCache,
+    pub(crate) cache: TablePages,
     pub(crate) offers: Offers,
     slot: VmSlot,
     name: VmHandle,
@@ -96,7 +128,7 @@ impl GuestMemory {
     /// The memory of a guest that has none yet, around an empty stage 2 with a VMID of its own. No other guest ever
     /// has the same name, but another may have the same slot as soon as it is gone.
     pub const fn new(stage2: Stage2, slot: VmSlot, name: VmHandle, protected: bool) -> Self {
-        let (cache, offers) = (PageCache::new(), Offers::new());
+        let (cache, offers) = (TablePages::new(), Offers::new());
         Self { stage2, cache, offers, slot, name, protected, dying: false, guards_devices: false, pages_held: 0 }
     }
 
@@ -153,9 +185,14 @@ impl GuestMemory {
         self.pages_held
     }
 
-    /// Donated pages that wait to become tables.
+    /// Donated pages that wait to become tables, of all vCPUs.
     pub const fn cached_pages(&self) -> u64 {
         self.cache.count()
+    }
+
+    /// Those of them that the last call which took the lock for an account can use.
+    pub fn available_pages(&self) -> u64 {
+        self.cache.available()
     }
 
     /// The guest's translation table, to read.

@@ -25,14 +25,16 @@ pub mod page_range;
 mod reserve;
 pub mod shared_lock;
 pub mod state;
+pub mod table_pages;
 pub mod transition;
 pub mod turns;
 
 pub use environment::{Environment, Wipe, Witness};
 pub use fault::{Access, HostFault};
-pub use guest_memory::{GuestLock, GuestMemory, Presence, Rights, Software};
+pub use guest_memory::{GuestAccount, GuestLock, GuestMemory, Presence, Rights, Software};
 pub use ledger::Ledger;
 pub use lock::{Guard, Lock, Rank};
 pub use ownership::{Ownership, StartError};
 pub use state::{Component, GuestUse, PageState, VmSlot};
+pub use table_pages::Payer;
 pub use transition::{Call, LockedMemory};

@@ -1,9 +1,10 @@
-//! Pages that the host donated for a guest's tables, and frames that are put aside.
+//! Lists of pages that tables are made of: those that the host donated for a guest's, and frames that are put aside.
 //!
-//! The pages form a list through their own first words, so that the cache takes no memory besides them. Every page in
-//! it is hyp's and mapped at EL2.
+//! The pages form a list through their own first words, so that it takes no memory besides them. Every page in it is hyp's
+//! and mapped at EL2.
 
 use crate::environment::Environment;
+use crate::table_pages::TablePages;
 use abi::{Pfn, PhysAddr, PhysRange};
 use pgtable::{DsbKind, Maintenance, TableFrames, Tlbi};
 
@@ -45,27 +46,27 @@ impl PageCache {
     }
 }
 
-/// An environment whose table frames come from, and go to, a [`PageCache`].
+/// An environment whose table frames come from, and go to, the [`TablePages`] of a guest.
 pub(crate) struct CachedFrames<'a, E> {
     env: &'a mut E,
-    cache: &'a mut PageCache,
+    cache: &'a mut TablePages,
 }
 
 impl<'a, E: Environment> CachedFrames<'a, E> {
-    pub(crate) fn new(env: &'a mut E, cache: &'a mut PageCache) -> Self {
+    pub(crate) fn new(env: &'a mut E, cache: &'a mut TablePages) -> Self {
         Self { env, cache }
     }
 }
 
 impl<E: Environment> TableFrames for CachedFrames<'_, E> {
     fn allocate(&mut self) -> Option<PhysAddr> {
-        let page = self.cache.pop(self.env)?;
+        let page = self.cache.take(self.env)?;
         self.env.wipe(Pfn::containing(page));
         Some(page)
     }
 
     fn free(&mut self, frame: PhysAddr) {
-        self.cache.push(self.env, frame);
+        self.cache.put_back(self.env, frame);
     }
 
     fn read(&self, descriptor: PhysAddr) -> u64 {

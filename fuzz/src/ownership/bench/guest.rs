@@ -85,7 +85,7 @@ impl Bench {
         let foreseen = foreseen && !lock(&actor).is_unwatched();
         let expected = self.model().guest_action(handle, &request);
         let others = self.others(handle, &request);
-        let lacks_tables = self.lacks_tables(handle, &request);
+        let lacks_tables = self.lacks_tables(handle, vcpu, &request);
         self.change_users(&others, 1);
         let (outcome, starved) = self.run(index, handle, vcpu, &actor);
         self.change_users(&others, -1);
@@ -93,16 +93,17 @@ impl Bench {
             compare(&request, &outcome, &expected, starved || lacks_tables);
         }
         self.note_guard_call(handle, &request, &outcome, foreseen);
-        self.note_stuck(handle, &outcome);
+        self.note_stuck(handle, vcpu, &outcome);
         self.check_word(handle, vcpu);
         outcome
     }
 
     /// True where a guest's call that marks a frame lacks pages for tables.
-    pub(super) fn lacks_tables(&self, handle: VmHandle, request: &GuestRequest) -> bool {
+    pub(super) fn lacks_tables(&self, handle: VmHandle, vcpu: u64, request: &GuestRequest) -> bool {
         let GuestRequest::Call { arguments, .. } = request else { return false };
         let (Ok(gfn), Ok(vm)) = (marked_frame(arguments), self.shared.monitor.vms().live(handle)) else { return false };
-        is_guard_call(request) && is_short_for(&self.shared.machine.freeze(), &vm.memory().lock(), gfn)
+        let Ok(vcpu) = vm.vcpu(vcpu) else { return false };
+        is_guard_call(request) && is_short_for(&self.shared.machine.freeze(), &vm.memory_of(vcpu).lock(), gfn)
     }
 
     /// Takes note of what a guest takes for devices, where this was one of the guard's calls.
@@ -120,12 +121,12 @@ impl Bench {
         }
     }
 
-    pub(super) fn note_stuck(&self, handle: VmHandle, outcome: &Outcome) {
+    pub(super) fn note_stuck(&self, handle: VmHandle, vcpu: u64, outcome: &Outcome) {
         let stuck = match (outcome.status, outcome.notice) {
             (Status::Stopped, Some(Notice { reason: ExitReason::MemoryFault, ipa, .. })) => {
                 Some(Stuck::Memory(Gfn::containing(Ipa::new(ipa))))
             }
-            (Status::Stopped, Some(Notice { reason: ExitReason::TopUp, .. })) => Some(Stuck::Tables),
+            (Status::Stopped, Some(Notice { reason: ExitReason::TopUp, .. })) => Some(Stuck::Tables(vcpu)),
             (Status::Stopped | Status::NotRun(_), _) => Some(Stuck::ForGood),
             _ => None,
         };

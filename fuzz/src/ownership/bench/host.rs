@@ -2,7 +2,7 @@
 
 use abi::host::HostCall;
 use abi::{Error, Pfn, PhysAddr};
-use call_script::{Access, Outcome, Status};
+use call_script::{Access, HostStep, Kind, Outcome, Status};
 use memsim::{Fault, TreeKind};
 use monitor::HostAction;
 use monitor::registers::HostRegisters;
@@ -66,7 +66,7 @@ impl Bench {
             _ => false,
         };
         assert!(as_expected || !foreseen, "{call:?} {arguments:#x?}: {result:x?}, expected {expected:x?}");
-        self.note_tables(call, arguments[0], result);
+        self.note_tables(call, arguments, result);
         if let Ok(results) = result {
             self.note(call, arguments, results);
         } else if call == HostCall::VmFinalise {
@@ -142,13 +142,16 @@ impl Bench {
     }
 
     /// Takes note that a VM's tables need pages, or that it got some.
-    pub(super) fn note_tables(&self, call: HostCall, handle: u64, result: Result<[u64; 3], Error>) {
+    pub(super) fn note_tables(&self, call: HostCall, arguments: &[u64; 7], result: Result<[u64; 3], Error>) {
+        let [handle, vcpu, ..] = *arguments;
+        let names_vcpu = HostStep::kinds(call).get(1) == Some(&Kind::Vcpu);
+        let lacking = Stuck::Tables(if names_vcpu { vcpu } else { 0 });
         let mut model = self.model();
-        if call == HostCall::VcpuTopUp && result.is_ok() && model.stuck.get(&handle) == Some(&Stuck::Tables) {
+        if call == HostCall::VcpuTopUp && result.is_ok() && model.stuck.get(&handle) == Some(&lacking) {
             model.stuck.remove(&handle);
         }
         if result == Err(Error::OutOfMemory) && model.cache_was_short {
-            model.stuck.entry(handle).or_insert(Stuck::Tables);
+            model.stuck.entry(handle).or_insert(lacking);
         }
     }
 

@@ -188,7 +188,11 @@ impl Bench {
             done(HostCall::VcpuInit, &[handle, index, page + 1, VCPU_PAGES, page])?;
             page += 1 + VCPU_PAGES;
         }
-        done(HostCall::VcpuTopUp, &[handle, 0, page, CACHE_PAGES])?;
+        for index in 0..setup.vcpus {
+            let count = CACHE_PAGES / setup.vcpus;
+            done(HostCall::VcpuTopUp, &[handle, index, page, count])?;
+            page += count;
+        }
         let handle = handle_of(handle);
         for index in 1..setup.vcpus {
             let arguments = [index, GUEST_ENTRY, 0, 0, 0, 0, 0];

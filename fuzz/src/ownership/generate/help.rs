@@ -27,7 +27,9 @@ impl Generator<'_> {
                     (false, _) => (HostCall::VmShare, [operands, vec![Operand::Rights(self.rights(6))]].concat()),
                 }
             }
-            Stuck::Tables => (HostCall::VcpuTopUp, vec![named, vcpu, self.free_pages(3, 1, 1), one]),
+            Stuck::Tables(vcpu) => {
+                (HostCall::VcpuTopUp, vec![named, Operand::Vcpu(vcpu), self.free_pages(3, 1, 1), one])
+            }
             Stuck::ForGood => return None,
         };
         HostStep::new(call, operands).map(Action::Host)
@@ -38,7 +40,7 @@ impl Generator<'_> {
         let needs = [HostCall::VmDonate, HostCall::VmLend, HostCall::VmShare, HostCall::VmGrantDevice];
         let Some(Operand::Vm(VmName::Named(number))) = step.operands().first() else { return None };
         let handle = u64::from(self.names.handle(*number)?.0);
-        let lacks_tables = self.model.stuck.get(&handle) == Some(&Stuck::Tables);
+        let lacks_tables = matches!(self.model.stuck.get(&handle), Some(Stuck::Tables(_)));
         if lacks_tables && needs.contains(&step.call()) { self.help(*number) } else { None }
     }
 

@@ -118,7 +118,7 @@ impl Generator<'_> {
                 vec![self.name(self.vm(2, is_live)), Operand::Vcpu(index), Operand::Number(register)]
             }
             HostCall::VcpuSetRegister => {
-                let (index, upper) = (self.number(4) % 3, self.number(3) % 2 != 0);
+                let (index, upper) = (self.number(4) % 3, !self.number(3).is_multiple_of(2));
                 let register = Register::Vector { index: (self.number(3) % 32) as u8, upper };
                 let numbers = [register.number(), self.hostile(6)].map(Operand::Number);
                 [self.name(self.vm(2, is_live)), Operand::Vcpu(index)].into_iter().chain(numbers).collect()

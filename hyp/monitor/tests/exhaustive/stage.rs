@@ -109,8 +109,11 @@ impl Stage {
             self.must(&Action::Host(HostCall::VcpuInit, vec![vm, index, page + 1, vcpu_pages, page]));
             page += 1 + vcpu_pages;
         }
-        self.must(&Action::Host(HostCall::VcpuTopUp, vec![vm, 0, page, CACHED]));
-        assert!(page + CACHED <= first + VM_PAGES);
+        for index in 0..2 {
+            self.must(&Action::Host(HostCall::VcpuTopUp, vec![vm, index, page, CACHED]));
+            page += CACHED;
+        }
+        assert!(page <= first + VM_PAGES);
         self.must(&Action::Guest { handle, function: psci::CPU_ON_64, arguments: vec![1, GUEST_ENTRY, 0] });
         let run = Action::Host(HostCall::VcpuRun, vec![vm, 1]);
         assert!(run.take(&self.world.monitor, &mut self.other_cpu.borrow_mut()).refusal().is_none());

@@ -13,6 +13,7 @@ mod host_faults;
 mod power;
 mod random;
 mod smc_filter;
+mod table_pages;
 mod vcpu_registers;
 mod vm_life;
 

@@ -5,7 +5,7 @@ use super::locks::{HostAndGuest, HostAndHyp};
 use super::{Call, Scene};
 use crate::annotation::{GrantedDevice, Holder};
 use crate::environment::Environment;
-use crate::guest_memory::GuestLock;
+use crate::guest_memory::{GuestAccount, GuestLock};
 use crate::ownership::{HostMemory, Ownership, host_ipa, table_error};
 use abi::{Error, Gfn, Ipa, PAGE_SIZE, Pfn, PhysAddr, PhysRange, VirtAddr};
 use core::ops::ControlFlow;
@@ -50,17 +50,17 @@ impl Ownership {
     /// where a page is not the host's; [`Error::WrongState`] where the guest has something at one of the frames or may not
     /// get anything there; [`Error::OutOfMemory`] where the guest's cache is too small or the host's stage 2 needs a frame
     /// that there is not.
-    pub fn host_grant_device<E: Environment>(
+    pub fn host_grant_device<'g, E: Environment>(
         &self,
         env: &mut E,
-        guest: &GuestLock,
+        guest: impl Into<GuestAccount<'g>>,
         first: Pfn,
         gfn: Gfn,
         count: u64,
     ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::HostGrantDevice { slot: locks.guest.slot(), first, gfn, count },
             |scene| {
                 let device = self.named_device(first, count)?;
@@ -97,7 +97,7 @@ impl Ownership {
     ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::ReclaimDevice { slot: locks.guest.slot(), first, count },
             |scene| {
                 let device = self.named_device(first, count)?;

@@ -40,7 +40,7 @@ impl GuestMemory {
         let (start, leaf) = self.leaf_of(env, gfn)?;
         let Frame::Vacant = Frame::of(&leaf)? else { return Ok(()) };
         let end = start.raw().saturating_add(PAGE_SIZE);
-        if missing_tables(start.raw(), end, leaf.level, leaf.level) as u64 > self.cache.count() {
+        if missing_tables(start.raw(), end, leaf.level, leaf.level) as u64 > self.cache.available() {
             return Err(Error::OutOfMemory);
         }
         let mut env = CachedFrames::new(env, &mut self.cache);

@@ -5,7 +5,7 @@ use super::guest_tables::VacantFrames;
 use super::locks::{GuestOnly, TwoGuests};
 use super::{Call, Scene};
 use crate::environment::Environment;
-use crate::guest_memory::{GuestLock, GuestMemory, Rights, Software};
+use crate::guest_memory::{GuestAccount, GuestLock, GuestMemory, Rights, Software};
 use crate::offer::Offer;
 use crate::ownership::Ownership;
 use crate::state::{GuestUse, PageState, VmSlot};
@@ -108,10 +108,10 @@ impl Ownership {
     /// dying; [`Error::WrongState`] where one is not protected, where there is no such offer for this guest, it has been
     /// accepted, its rights are others, or the guest has something at `gfn` or may not get anything there;
     /// [`Error::OutOfMemory`] where the guest's cache is too small.
-    pub fn guest_accept<E: Environment>(
+    pub fn guest_accept<'g, E: Environment>(
         &self,
         env: &mut E,
-        guest: &GuestLock,
+        guest: impl Into<GuestAccount<'g>>,
         owner: &GuestLock,
         number: u64,
         gfn: Gfn,
@@ -119,7 +119,7 @@ impl Ownership {
     ) -> Result<(), Error> {
         self.transition(
             env,
-            TwoGuests::lock(owner, guest)?,
+            TwoGuests::lock(owner, guest.into())?,
             |locks| {
                 let (slot, owner) = (locks.borrower.slot(), locks.owner.slot());
                 Call::GuestAccept { slot, owner, number, gfn, rights }
@@ -173,7 +173,7 @@ impl Ownership {
         let Some(borrower) = borrower else { return self.withdraw_unaccepted(env, guest, number) };
         self.transition(
             env,
-            TwoGuests::lock(guest, borrower)?,
+            TwoGuests::lock(guest, borrower.into())?,
             |locks| Call::GuestWithdraw { slot: locks.owner.slot(), number },
             |scene| {
                 scene.locks.owner.check_living(true)?;
@@ -216,7 +216,7 @@ impl Ownership {
     ) -> Result<(), Error> {
         self.transition(
             env,
-            TwoGuests::lock(owner, guest)?,
+            TwoGuests::lock(owner, guest.into())?,
             |locks| Call::GuestDrop { slot: locks.borrower.slot(), owner: locks.owner.slot(), number },
             |scene| {
                 scene.locks.borrower.check_living(true)?;
@@ -241,7 +241,7 @@ impl Ownership {
     ) -> Result<(), Error> {
         self.transition(
             env,
-            TwoGuests::lock(owner, borrower)?,
+            TwoGuests::lock(owner, borrower.into())?,
             |locks| Call::HostEndShare { owner: locks.owner.slot(), borrower: locks.borrower.slot(), number },
             |scene| {
                 if !scene.locks.owner.is_dying() && !scene.locks.borrower.is_dying() {

@@ -5,7 +5,7 @@ use super::locks::HostAndGuest;
 use super::{Call, Scene, must_be_done, page_at, wipe_all};
 use crate::annotation::{Absence, Holder};
 use crate::environment::Environment;
-use crate::guest_memory::{GuestLock, GuestMemory, Software};
+use crate::guest_memory::{GuestAccount, GuestLock, GuestMemory, Software};
 use crate::ledger::Ledger;
 use crate::ownership::{HostMemory, Ownership, host_ipa};
 use crate::page_range::PageRange;
@@ -112,7 +112,7 @@ impl Ownership {
     pub fn guest_share_host<E: Environment>(&self, env: &mut E, guest: &GuestLock, gfn: Gfn) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::GuestShareHost { slot: locks.guest.slot(), gfn },
             |scene| scene.find_own(gfn, GuestUse::Alone),
             |scene, found| {
@@ -130,7 +130,7 @@ impl Ownership {
     pub fn guest_unshare_host<E: Environment>(&self, env: &mut E, guest: &GuestLock, gfn: Gfn) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::GuestUnshareHost { slot: locks.guest.slot(), gfn },
             |scene| scene.find_own(gfn, GuestUse::SharedWithHost),
             |scene, found| {
@@ -146,10 +146,15 @@ impl Ownership {
     /// # Errors
     /// As [`guest_share_host`](Self::guest_share_host); [`Error::OutOfMemory`] also where a block must be split and the
     /// guest's cache is empty.
-    pub fn guest_lend_host<E: Environment>(&self, env: &mut E, guest: &GuestLock, gfn: Gfn) -> Result<(), Error> {
+    pub fn guest_lend_host<'g, E: Environment>(
+        &self,
+        env: &mut E,
+        guest: impl Into<GuestAccount<'g>>,
+        gfn: Gfn,
+    ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::GuestLendHost { slot: locks.guest.slot(), gfn },
             |scene| {
                 let found = scene.find_own(gfn, GuestUse::Alone)?;
@@ -171,10 +176,15 @@ impl Ownership {
     /// # Errors
     /// As [`guest_lend_host`](Self::guest_lend_host), but [`Error::WrongState`] for every page that is not on loan from
     /// the host.
-    pub fn guest_return<E: Environment>(&self, env: &mut E, guest: &GuestLock, gfn: Gfn) -> Result<Pfn, Error> {
+    pub fn guest_return<'g, E: Environment>(
+        &self,
+        env: &mut E,
+        guest: impl Into<GuestAccount<'g>>,
+        gfn: Gfn,
+    ) -> Result<Pfn, Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::GuestReturn { slot: locks.guest.slot(), gfn },
             |scene| {
                 let (found, state) = scene.locks.guest.find(&scene.env, &self.ledger, gfn)?;
@@ -193,10 +203,15 @@ impl Ownership {
     ///
     /// # Errors
     /// As [`guest_lend_host`](Self::guest_lend_host).
-    pub fn guest_relinquish<E: Environment>(&self, env: &mut E, guest: &GuestLock, gfn: Gfn) -> Result<Pfn, Error> {
+    pub fn guest_relinquish<'g, E: Environment>(
+        &self,
+        env: &mut E,
+        guest: impl Into<GuestAccount<'g>>,
+        gfn: Gfn,
+    ) -> Result<Pfn, Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::GuestRelinquish { slot: locks.guest.slot(), gfn },
             |scene| {
                 let found = scene.find_own(gfn, GuestUse::Alone)?;

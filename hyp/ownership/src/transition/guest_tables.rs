@@ -97,7 +97,7 @@ impl GuestMemory {
         });
         match outcome.map_err(table_error)? {
             ControlFlow::Break(()) => Err(Error::WrongState),
-            ControlFlow::Continue(()) if tables > self.cache.count() => Err(Error::OutOfMemory),
+            ControlFlow::Continue(()) if tables > self.cache.available() => Err(Error::OutOfMemory),
             ControlFlow::Continue(()) => Ok(()),
         }
     }
@@ -136,7 +136,7 @@ impl GuestMemory {
             return Err(absent);
         }
         let missing = levels.map_or(0, |(first, last)| missing_tables(frames.start.raw(), frames.end(), first, last));
-        if missing as u64 > self.cache.count() { Err(Error::OutOfMemory) } else { Ok(()) }
+        if missing as u64 > self.cache.available() { Err(Error::OutOfMemory) } else { Ok(()) }
     }
 
     /// The descriptor of a single page, where a table of pages decides for it.

@@ -5,7 +5,7 @@ use super::locks::HostAndGuest;
 use super::{Call, HostsAlone, Scene, page_at};
 use crate::annotation::Holder;
 use crate::environment::Environment;
-use crate::guest_memory::{GuestLock, GuestMemory, Rights, Software};
+use crate::guest_memory::{GuestAccount, GuestLock, GuestMemory, Rights, Software};
 use crate::ownership::Ownership;
 use crate::page_range::PageRange;
 use crate::state::{GuestUse, MAX_COUNT, PageState};
@@ -96,17 +96,17 @@ impl Ownership {
     /// lent, or the guest has something at one of the frames or may not get anything there; [`Error::NotYours`] where a
     /// page is not the host's; [`Error::Busy`] where it is pinned; [`Error::OutOfMemory`] where the guest's cache is too
     /// small or the host's stage 2 needs a frame that there is not.
-    pub fn host_donate_guest<E: Environment>(
+    pub fn host_donate_guest<'g, E: Environment>(
         &self,
         env: &mut E,
-        guest: &GuestLock,
+        guest: impl Into<GuestAccount<'g>>,
         first: Pfn,
         gfn: Gfn,
         count: u64,
     ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::HostDonateGuest { slot: locks.guest.slot(), first, gfn, count },
             |scene| scene.check_giving(first, gfn, count),
             |scene, given| {
@@ -121,17 +121,17 @@ impl Ownership {
     ///
     /// # Errors
     /// As [`host_donate_guest`](Self::host_donate_guest).
-    pub fn host_lend_guest<E: Environment>(
+    pub fn host_lend_guest<'g, E: Environment>(
         &self,
         env: &mut E,
-        guest: &GuestLock,
+        guest: impl Into<GuestAccount<'g>>,
         first: Pfn,
         gfn: Gfn,
         count: u64,
     ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::HostLendGuest { slot: locks.guest.slot(), first, gfn, count },
             |scene| scene.check_giving(first, gfn, count),
             |scene, given| {
@@ -157,7 +157,7 @@ impl Ownership {
     ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::HostReturnGuest { slot: locks.guest.slot(), first, count },
             |scene| {
                 let pages = self.named_pages(first, count)?;
@@ -195,10 +195,10 @@ impl Ownership {
     /// borrows a page, or a page is shared already with the other restriction, and [`Error::Limit`] where a page has too
     /// many mappings.
     #[allow(clippy::too_many_arguments, reason = "each is a number of the call")]
-    pub fn host_share_guest<E: Environment>(
+    pub fn host_share_guest<'g, E: Environment>(
         &self,
         env: &mut E,
-        guest: &GuestLock,
+        guest: impl Into<GuestAccount<'g>>,
         first: Pfn,
         gfn: Gfn,
         count: u64,
@@ -207,7 +207,7 @@ impl Ownership {
     ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::HostShareGuest { slot: locks.guest.slot(), first, gfn, count, rights, restricted },
             |scene| {
                 let pages = self.named_pages(first, count)?;
@@ -249,7 +249,7 @@ impl Ownership {
     ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::HostUnshareGuest { slot: locks.guest.slot(), gfn, count },
             |scene| {
                 let frames = scene.locks.guest.named_frames(gfn, count)?;

@@ -4,11 +4,12 @@
 //! order is wrong nowhere, and a transition that holds the locks of some components cannot be written that changes another.
 
 use super::HostMemory;
-use crate::guest_memory::{GuestLock, GuestMemory};
+use crate::guest_memory::{GuestAccount, GuestLock, GuestMemory};
 use crate::ledger::Ledger;
 use crate::lock::{Guard, Lock};
 use crate::ownership::Ownership;
 use crate::shared_lock::ExclusiveGuard;
+use crate::table_pages::Payer;
 use abi::{Error, PhysRange};
 use pgtable::{El2Stage1, Stage2};
 
@@ -80,7 +81,7 @@ impl<'a> HostAndHyp<'a> {
 }
 
 impl<'a> HostAndGuest<'a> {
-    pub(crate) fn lock(ownership: &'a Ownership, guest: &'a GuestLock) -> Self {
+    pub(crate) fn lock(ownership: &'a Ownership, guest: GuestAccount<'a>) -> Self {
         let host = ownership.lock_host();
         Self { host, guest: guest.lock() }
     }
@@ -88,15 +89,18 @@ impl<'a> HostAndGuest<'a> {
 
 impl<'a> GuestOnly<'a> {
     pub(crate) fn lock(guest: &'a GuestLock) -> Self {
-        Self { guest: guest.lock() }
+        Self { guest: GuestAccount::from(guest).lock() }
     }
 }
 
 impl<'a> TwoGuests<'a> {
     /// # Errors
     /// [`Error::InvalidParameter`] where they are one and the same.
-    pub(crate) fn lock(owner: &'a GuestLock, borrower: &'a GuestLock) -> Result<Self, Error> {
-        let (owner, borrower) = Lock::lock_two(owner, borrower).ok_or(Error::InvalidParameter)?;
+    pub(crate) fn lock(owner: &'a GuestLock, borrower: GuestAccount<'a>) -> Result<Self, Error> {
+        let payer = borrower.payer;
+        let (mut owner, mut borrower) = Lock::lock_two(owner, borrower.memory).ok_or(Error::InvalidParameter)?;
+        owner.cache.charge(Payer::Anyone);
+        borrower.cache.charge(payer);
         Ok(Self { owner, borrower })
     }
 }

@@ -5,7 +5,7 @@ use super::locks::HostAndGuest;
 use super::{Call, Scene, wipe_all};
 use crate::annotation::{Absence, Holder};
 use crate::environment::Environment;
-use crate::guest_memory::{GuestLock, GuestMemory};
+use crate::guest_memory::{GuestAccount, GuestLock, GuestMemory};
 use crate::ownership::{Ownership, table_error};
 use crate::page_range::PageRange;
 use crate::reserve::missing_tables;
@@ -64,7 +64,7 @@ impl Ownership {
     pub fn reclaim<E: Environment>(&self, env: &mut E, guest: &GuestLock, first: Pfn, count: u64) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::Reclaim { slot: locks.guest.slot(), first, count },
             |scene| {
                 let pages = self.named_pages(first, count)?;
@@ -96,7 +96,7 @@ impl Ownership {
     ) -> Result<(), Error> {
         self.transition(
             env,
-            HostAndGuest::lock(self, guest),
+            HostAndGuest::lock(self, guest.into()),
             |locks| Call::ForceReclaim { slot: locks.guest.slot(), first, count },
             |scene| {
                 let pages = self.named_pages(first, count)?;
@@ -115,15 +115,21 @@ impl Ownership {
         )
     }
 
-    /// The host gives `count` pages to hyp for the tables of a guest, dying or not.
+    /// The host gives `count` pages to hyp for the tables of a guest, dying or not: to the vCPU that pays.
     ///
     /// # Errors
     /// As [`host_donate_hyp`](Self::host_donate_hyp).
-    pub fn top_up<E: Environment>(&self, env: &mut E, guest: &GuestLock, first: Pfn, count: u64) -> Result<(), Error> {
+    pub fn top_up<'g, E: Environment>(
+        &self,
+        env: &mut E,
+        guest: impl Into<GuestAccount<'g>>,
+        first: Pfn,
+        count: u64,
+    ) -> Result<(), Error> {
         self.host_donate_hyp(env, first, count)?;
-        let mut guest = guest.lock();
+        let mut guest = guest.into().lock();
         for page in (0..count).filter_map(|index| first.checked_add(index)?.checked_address()) {
-            guest.cache.push(env, page);
+            guest.cache.add(env, page);
         }
         Ok(())
     }
@@ -146,9 +152,9 @@ impl Ownership {
         }
         let mut drained = 0_u64;
         loop {
-            let Some(page) = guest.lock().cache.pop(env) else { return Ok(drained) };
+            let Some(page) = GuestAccount::from(guest).lock().cache.take(env) else { return Ok(drained) };
             if let Err(error) = self.hyp_donate_host(env, Pfn::containing(page), 1) {
-                guest.lock().cache.push(env, page);
+                guest.lock().cache.put_back(env, page);
                 return Err(error);
             }
             drained = drained.saturating_add(1);
@@ -234,6 +240,6 @@ impl GuestMemory {
             }
         });
         outcome.map_err(table_error)?;
-        if tables as u64 > self.cache.count() { Err(Error::OutOfMemory) } else { Ok(()) }
+        if tables as u64 > self.cache.available() { Err(Error::OutOfMemory) } else { Ok(()) }
     }
 }

@@ -305,7 +305,7 @@ impl<'d> World<'d> {
         self.machine.guard_caches(stage2.root());
         let slot = VmSlot::new(usize::from(vm.0)).unwrap();
         let memory = self.guests[usize::from(vm.0)].insert(GuestMemory::locked(stage2, slot, name, protected));
-        self.ownership.top_up(&mut self.cpu, memory, Pfn::new(first + 1), GUEST_PAGES - 1).unwrap();
+        self.ownership.top_up(&mut self.cpu, &*memory, Pfn::new(first + 1), GUEST_PAGES - 1).unwrap();
         if name == self.next_name {
             self.next_name = VmHandle(name.0 + 1);
         }
