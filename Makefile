@@ -342,6 +342,8 @@ clippy: $(BUILD)/hyp.stripped.elf
 	$(CARGO) clippy $(LOCKED) --all-targets -p guest-tests -- -D warnings
 	$(IMAGE_CARGO) clippy $(IMAGE_FLAGS) $(call PACKAGES,$(IMAGE_PACKAGES)) -- -D warnings
 	$(IMAGE_CARGO) clippy $(IMAGE_FLAGS) -p hyp --features ghost -- -D warnings
+	cd fuzz && $(CARGO) clippy $(LOCKED) --all-targets --target-dir $(FUZZ_TARGET_DIRECTORY) -- -D warnings
+	cd benches/pgtable && $(CARGO) clippy $(LOCKED) --all-targets --target-dir $(abspath $(PORTABLE_TARGET_DIRECTORY))/benches -- -D warnings
 
 .PHONY: bench
 bench:

@@ -32,6 +32,8 @@ const TOUCHED_BY_ONE: u64 = 1 << 15;
 const POWER_DOWN: u64 = 1 << 16;
 /// Rounds after which CPUs that never met in a race are taken never to meet.
 const MOST_ROUNDS: usize = 1000;
+/// The same for CPUs that meet at a vCPU's registers, which each has for an instant.
+const MOST_REGISTER_ROUNDS: usize = 10_000;
 /// How often each CPU sets and reads a register in a round of the race for one vCPU's.
 const REGISTER_CALLS: usize = 64;
 /// Guest frame from which races donate.
@@ -310,7 +312,7 @@ fn race_registers(context: &Context, cpus: &[&'static Cpu]) {
         })
     };
     let (mut answers, mut odd, mut rounds) = (0, None, 0);
-    let unmet = |rounds: usize| cpus.len() > 1 && rounds < MOST_ROUNDS && actor.lock().waits() == 0;
+    let unmet = |rounds: usize| cpus.len() > 1 && rounds < MOST_REGISTER_ROUNDS && actor.lock().waits() == 0;
     while odd.is_none() && (rounds < ROUNDS || unmet(rounds)) {
         rounds += 1;
         let results = together(cpus, |index| match index {

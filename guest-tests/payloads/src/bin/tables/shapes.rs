@@ -17,6 +17,12 @@ const TCR_HA: u64 = 1 << 39;
 const TCR_HD: u64 = 1 << 40;
 /// Entries that the contiguous bit joins at level 3.
 const CONTIGUOUS_ENTRIES: usize = 16;
+/// Bytes of a block of level 2.
+const BLOCK_SIZE: u64 = 1 << 21;
+/// FSC of a TLB conflict abort.
+const TLB_CONFLICT: u64 = 0x30;
+/// What is in the first of the blocks that the contiguous bit may join.
+const FIRST: u64 = 0xb10c;
 /// The load that the checks make.
 const LOAD: Access = Access::Load(Width::Doubleword);
 /// A store.
@@ -24,7 +30,12 @@ const STORE: Access = Access::Store(Width::Doubleword);
 
 static LEVEL2: Table = Table::new();
 static LEVEL3: Table = Table::new();
-static PAGES: [Table; CONTIGUOUS_ENTRIES] = [const { Table::new() }; CONTIGUOUS_ENTRIES];
+static PAGES: &[Table; CONTIGUOUS_ENTRIES] = &ALIGNED.0;
+static ALIGNED: Aligned = Aligned([const { Table::new() }; CONTIGUOUS_ENTRIES]);
+
+/// Pages at a multiple of their common size: where the contiguous bit joins some of them, it leads to one of them.
+#[repr(C, align(0x1_0000))]
+struct Aligned([Table; CONTIGUOUS_ENTRIES]);
 
 /// See the module. `ram` is the guest's.
 pub fn attack(report: &mut Report, ram: Range<u64>) {
@@ -77,26 +88,37 @@ fn blocks(report: &mut Report, ram: Range<u64>) {
     report.check("tables.blocks-beside-pages", seen == expected, format_args!("{} {} {}", seen[0], seen[1], seen[2]));
 }
 
-/// The contiguous bit on entries that are not, on one of them, and on blocks that end beyond RAM: a CPU may make what
-/// it likes of it, as long as it stays in the guest's memory.
+/// The contiguous bit on entries that do not belong together: a CPU may join them or not, and either leads to memory of
+/// the guest's that is known.
 fn contiguous(report: &mut Report) {
+    let page = |index: u64| index * 7 % CONTIGUOUS_ENTRIES as u64;
     LEVEL3.fill(0..ENTRIES, |index| {
         let joined = if index % 3 == 0 { CONTIGUOUS } else { 0 };
-        PAGES[(index * 7) as usize % CONTIGUOUS_ENTRIES].address() | DATA | TABLE | joined
+        PAGES[page(index) as usize].address() | DATA | TABLE | joined
     });
     LEVEL2.only(0, LEVEL3.descriptor());
     enter(LEVEL2.descriptor());
-    let pages = (0..32).map(|index| load(behind(0, index, 0)));
-    let strange = pages.into_iter().find(|outcome| !matches!(outcome, Outcome::Done(word) if *word < 1 << 60));
-    report.check("tables.contiguous-pages", strange.is_none(), format_args!("{}", strange.unwrap_or(Outcome::Done(0))));
-    let own = PAGES[5].address();
-    LEVEL2.fill(0..CONTIGUOUS_ENTRIES, |_| (own & !((1 << 21) - 1)) | DATA | BLOCK | CONTIGUOUS);
+    let wrong =
+        (0..32).find_map(|index| neither(behind(0, index, 0), [page(index), index % CONTIGUOUS_ENTRIES as u64]));
+    report.check("tables.contiguous-pages", wrong.is_none(), format_args!("{}", wrong.unwrap_or(Outcome::Done(0))));
+    let (own, offset) = (PAGES[5].address() & !(BLOCK_SIZE - 1), PAGES[5].address() & (BLOCK_SIZE - 1));
+    let address = behind(0, 0, offset);
+    LEVEL2.only(0, own & !(CONTIGUOUS_ENTRIES as u64 * BLOCK_SIZE - 1) | DATA | BLOCK);
     enter(LEVEL2.descriptor());
-    let outcome = load(VirtAddr::new(REGION + (own & ((1 << 21) - 1))));
-    // TLBs may take the block for the first, or the sixth, of 16.
-    let right =
-        matches!(outcome, Outcome::Done(_)) || matches!(outcome, Outcome::Exception(exception) if exception.is_abort());
-    report.check("tables.contiguous-blocks", right, format_args!("{outcome}"));
+    // SAFETY: This is RAM below the image, as far from its start as the page is from the image's: the device tree, which
+    // is there, ends long before.
+    unsafe { (address.raw() as *mut u64).write_volatile(FIRST) };
+    LEVEL2.fill(0..CONTIGUOUS_ENTRIES, |_| own | DATA | BLOCK | CONTIGUOUS);
+    enter(LEVEL2.descriptor());
+    let wrong = neither(address, [5, FIRST]);
+    report.check("tables.contiguous-blocks", wrong.is_none(), format_args!("{}", wrong.unwrap_or(Outcome::Done(0))));
+}
+
+/// What a load comes to, unless it finds one of two words, or the CPU that entries of its TLB contradict each other.
+fn neither(address: VirtAddr, words: [u64; 2]) -> Option<Outcome> {
+    let outcome = load(address);
+    let right = words.map(Outcome::Done).contains(&outcome) || abort_status(&outcome, address) == Some(TLB_CONFLICT);
+    (!right).then_some(outcome)
 }
 
 /// The hardware sets the access flag and the dirty state, where the CPU has that, in a page of tables that is the guest's.
