@@ -30,7 +30,7 @@ OBJCOPY ?= aarch64-linux-gnu-objcopy
 IMAGE_TARGET := aarch64-unknown-none-softfloat
 PORTABLE_TARGET_DIRECTORY := $(or $(CARGO_TARGET_DIR),target)
 IMAGES := $(PORTABLE_TARGET_DIRECTORY)/$(IMAGE_TARGET)/release
-PAYLOADS := hello actor attacker spin fault pages registers smp interrupts uart mmio calls watcher latency identity tables guard sharing aarch32
+PAYLOADS := hello actor attacker spin fault pages registers smp interrupts uart mmio calls watcher latency identity tables guard sharing aarch32 seeds turns
 IMAGE_PACKAGES := hyp loader host payloads image-start
 
 # Relative to where tests run, a path means something else.

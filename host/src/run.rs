@@ -66,6 +66,8 @@ pub struct Exits {
 
 /// An exit: its reason, and the fields of the run page that it fills.
 pub struct Exit {
+    /// The vCPU that came out.
+    pub vcpu: usize,
     /// Why VCPU_RUN came back.
     pub reason: ExitReason,
     /// The address that it is about.
@@ -88,6 +90,7 @@ pub fn read_exit(vm: &Vm, index: usize, reason: ExitReason) -> Exit {
     // SAFETY: only addresses of fields are computed.
     unsafe {
         Exit {
+            vcpu: index,
             reason,
             ipa: Ipa::new(value(&raw const (*page).ipa)),
             size: value(&raw const (*page).size),
@@ -261,23 +264,27 @@ pub fn exchange_messages(vm: &Vm, address: Ipa, say: &mut dyn FnMut(&str)) {
         return;
     }
     say(&format!("host: guest {} shares the page at {:#x}; in it: \"{message}\"", vm.name(), address.raw()));
+    if answer_message(page) {
+        say(&format!("host: answers: \"{ANSWER}\""));
+    }
+}
+
+/// Writes the answer to a shared page. False where the page is not shared any more.
+pub fn answer_message(page: Pfn) -> bool {
     let base = page.raw() * PAGE_SIZE + ANSWER_OFFSET as u64;
     let mut answer = ANSWER.as_bytes().to_vec();
     // A NUL behind it, and whole words.
     answer.resize((answer.len() + 1).next_multiple_of(WORD), 0);
-    for (index, word) in answer.as_chunks::<WORD>().0.iter().enumerate() {
+    answer.as_chunks::<WORD>().0.iter().enumerate().all(|(index, word)| {
         let place = VirtAddr::new(base + (index * WORD) as u64);
         // SAFETY: the page is one that the host gave to the guest, and relies on nothing in.
-        if unsafe { probe::store(place, u64::from_le_bytes(*word)) }.is_err() {
-            return;
-        }
-    }
-    say(&format!("host: answers: \"{ANSWER}\""));
+        unsafe { probe::store(place, u64::from_le_bytes(*word)) }.is_ok()
+    })
 }
 
 /// The NUL-terminated text at the start of a shared page; at most up to where the answer goes, or to where the page is not
 /// shared any more. Control characters are left out.
-fn read_message(page: Pfn) -> String {
+pub fn read_message(page: Pfn) -> String {
     let base = page.raw() * PAGE_SIZE;
     (0..ANSWER_OFFSET as u64)
         .step_by(WORD)

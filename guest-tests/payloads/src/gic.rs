@@ -141,7 +141,8 @@ pub fn send_to_others(intid: u32) {
     send_raw(u64::from(intid) << 24 | 1 << 40);
 }
 
-fn send_raw(value: u64) {
+/// Writes ICC_SGI1R_EL1.
+pub fn send_raw(value: u64) {
     // SAFETY: An interrupt to a CPU of the payload's, whose vectors are ready; what was stored before is seen by then.
     unsafe { asm!("dsb ishst", "msr S3_0_C12_C11_5, {0}", "isb", in(reg) value, options(nostack)) };
 }

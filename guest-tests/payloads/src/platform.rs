@@ -69,6 +69,10 @@ pub struct Platform {
     pub cpus: usize,
     /// `/chosen/bootargs`.
     pub bootargs: &'static str,
+    /// `/chosen/kaslr-seed`; empty where there is none.
+    pub kaslr_seed: &'static [u8],
+    /// `/chosen/rng-seed`; empty where there is none.
+    pub rng_seed: &'static [u8],
 }
 
 impl Platform {
@@ -96,6 +100,7 @@ impl Platform {
             });
             Some(GicRegions { distributor: regions.next()?, redistributors: regions.next()? })
         });
+        let seed = |name| tree.find_node("/chosen").and_then(|node| node.property(name)).map_or(&[][..], |it| it.value);
         Self {
             memory: start..start + bank.size.unwrap_or(0) as u64,
             device_tree: address..address + tree.total_size() as u64,
@@ -113,6 +118,8 @@ impl Platform {
             },
             cpus: tree.cpus().count(),
             bootargs: tree.chosen().bootargs().unwrap_or(""),
+            kaslr_seed: seed("kaslr-seed"),
+            rng_seed: seed("rng-seed"),
         }
     }
 

@@ -16,6 +16,8 @@ pub(crate) fn add(suite: &mut Suite) {
     }
     suite.add("bare::tables", |bench| checks(bench, "tables", 1, 20));
     suite.add("bare::guard", |bench| checks(bench, "guard", 1, 6));
+    suite.add("bare::seeds", |bench| checks(bench, "seeds", 1, 4));
+    suite.add("bare::turns", |bench| checks(bench, "turns", 2, 1));
     suite.add("bare::sharing", |bench| checks(bench, "sharing", 1, 1));
     suite.add("bare::aarch32", |bench| checks(bench, "aarch32", 1, 2));
     suite.add("bare::mmio", |bench| checks(bench, "mmio", 1, 60));

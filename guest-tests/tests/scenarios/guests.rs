@@ -88,10 +88,11 @@ const MANY_VCPUS: [Shape; 2] = [Shape::new(true, 8, 8, "cortex-a53"), Shape::new
 type Payload = (&'static str, u64, &'static str);
 
 /// Payloads that attack, with a neighbour that is not to notice.
-const HOSTILE: [(Payload, Shape); 5] = [
+const HOSTILE: [(Payload, Shape); 6] = [
     (("tables", 50, "read-only"), Shape::new(true, 1, 2, "max")),
     (("tables", 35, "contiguous-blocks"), Shape::new(false, 1, 1, "cortex-a53")),
     (("guard", 100, "memory-as-ever"), Shape::new(true, 2, 2, "max")),
+    (("guard", 100, "memory-as-ever"), Shape::new(true, 2, 1, "cortex-a53")),
     (("guard", 95, "memory-as-ever"), Shape::new(true, 1, 1, "cortex-a53")),
     (("guard", 7, "without"), Shape::new(false, 1, 1, "cortex-a53")),
 ];
@@ -202,6 +203,32 @@ fn machine(
     Ok(machine)
 }
 
+/// Kinds of exits that `forged` provokes, on CPUs that have AArch32: all but those by WFE, which QEMU's do not trap.
+const EXITS: [&str; 22] = [
+    "Interrupt",
+    "Wait",
+    "Mmio-read",
+    "Mmio-write",
+    "MemoryFault",
+    "Shared",
+    "Unshared",
+    "Relinquished",
+    "SystemOff",
+    "SystemReset",
+    "CpuOff",
+    "CpuOn",
+    "Error",
+    "Poisoned",
+    "Lent",
+    "Returned",
+    "Offered",
+    "Accepted",
+    "Ended",
+    "TopUp",
+    "Timer",
+    "Sgi",
+];
+
 /// The host forges; what it forges is refused or has no effect. What needs another CPU is tried where there is one.
 fn forged(bench: &Bench, cpu: &str, cpus: u32) -> Result<(), Failure> {
     let run = crate::reference::machine(bench, "forged")?.cpu(cpu).cpus(cpus).run()?;
@@ -209,11 +236,20 @@ fn forged(bench: &Bench, cpu: &str, cpus: u32) -> Result<(), Failure> {
     for check in [
         "watcher.no-forbidden-interrupt",
         "watcher.no-odd-answer",
+        "exits-come-in-their-order",
+        "spinning-guest-interrupted",
+        "guest-in-aarch32-ends",
+        "due-exit-came",
+        "actors-obey",
+        "exits-as-due",
         "exits-expose-nothing",
         "registers-closed-at-each-exit",
-        "exits-of-every-kind",
+        "no-guest-left",
     ] {
         run.check(check)?;
+    }
+    for kind in EXITS {
+        run.check(&format!("exit-came.{kind}"))?;
     }
     let (answered, met) = (run.value("aborts-answered")?, run.value("watcher.aborts")?);
     run.require(met == answered, format!("{answered} reads were answered with an abort, the guest met {met}"))?;
@@ -267,6 +303,9 @@ fn runs_hostile(bench: &Bench, payload: Payload, shape: Shape) -> Result<(), Fai
     let run = machine.cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE).run()?;
     run.completed("guests", 3)?.ended_well()?.never_says("panic")?.check("guests-ended-well")?;
     run.check(&format!("{image}.{last}"))?.check("neighbour.mmio.not-emulable.device-as-it-was")?;
+    if image == "guard" && shape.vcpus > 1 {
+        run.check("guard.second-meanwhile")?;
+    }
     let checks = run.value(&format!("{image}.checks"))?;
     run.require(checks >= least, format!("{image} made {checks} checks, not {least}"))?;
     run.require(run.value("neighbour.checks")? >= 65, "the neighbour made too few checks")?;

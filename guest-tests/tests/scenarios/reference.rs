@@ -1,7 +1,9 @@
 //! The reference host and its guests.
 
 use crate::{Bench, Suite};
+use abi::report::Line;
 use guest_tests::{Failure, Machine, Transcript};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +40,11 @@ pub(crate) fn add(suite: &mut Suite) {
         suite.add(format!("shared::{cpu}"), move |bench| shared(bench, cpu));
         suite.add(format!("slots::{cpu}"), move |bench| slots(bench, cpu));
     }
+    for cpu in ["cortex-a53", "max"] {
+        suite.add(format!("turns::{cpu}"), move |bench| turns(bench, cpu));
+        suite.add(format!("seeds::{cpu}"), move |bench| seeds(bench, cpu));
+    }
+    suite.add("seeds::of_the_tree", seeds_of_the_tree);
     suite.add("neighbours", neighbours);
     suite.add("sharing", sharing);
     for cpu in ["cortex-a53", "neoverse-v1"] {
@@ -223,9 +230,80 @@ fn vcpus(bench: &Bench, cpu: &str, cpus: u32) -> Result<(), Failure> {
 /// Memory on demand, memory given back, and pages that are shared when their guest dies.
 fn demand(bench: &Bench, cpu: &str) -> Result<(), Failure> {
     let run = machine(bench, "demand")?.cpu(cpu).cpus(2).run()?;
-    run.completed("demand", 25)?.ended_well()?;
-    for check in ["given-on-demand", "given-back-pages-are-wiped", "pages.new-again-are-zero", "shared-pages-wiped"] {
+    run.completed("demand", 45)?.ended_well()?;
+    for check in [
+        "given-on-demand",
+        "given-back-pages-are-wiped",
+        "pages.new-again-are-zero",
+        "shared-pages-wiped",
+        "given-back-wiped-each-time",
+        "pages.zero-each-time",
+        "nothing-taken-meanwhile",
+        "nothing-lost-afterwards",
+    ] {
         run.check(check)?;
+    }
+    let times = run.value("pages.given-back")?;
+    run.require(times >= 2_000, format!("the page was given back {times} times"))?;
+    Ok(())
+}
+
+/// Two vCPUs share a page and take it back in turns, while the host reads it and answers all the time.
+fn turns(bench: &Bench, cpu: &str) -> Result<(), Failure> {
+    let run = machine(bench, "turns")?.cpu(cpu).cpus(3).run()?;
+    run.completed("turns", 14)?.ended_well()?.never_says("panic")?;
+    for check in [
+        "page-shared-in-turns",
+        "words-for-the-host-only",
+        "page-read",
+        "page-closed-to-the-host",
+        "turns.none.secrets-changed",
+        "turns.host-answered",
+    ] {
+        run.check(check)?;
+    }
+    Ok(())
+}
+
+/// Words of `rng-seed` and `kaslr-seed` that the reference host gives a guest.
+const SEED_WORDS: usize = 9;
+
+/// All words of the seeds of both guests, in their order.
+fn seed_words(run: &Transcript) -> Result<Vec<u64>, Failure> {
+    run.completed("seeds", 15)?.ended_well()?;
+    let words = run.report().filter_map(|line| match line {
+        Line::Value(name, word) if name.ends_with(".seeds.kaslr") || name.ends_with(".seeds.rng") => Some(word),
+        _ => None,
+    });
+    let words: Vec<u64> = words.collect();
+    run.require(words.len() == 2 * SEED_WORDS, format!("{} words of seeds: {words:x?}", words.len()))?;
+    Ok(words)
+}
+
+/// Two guests have no word of their seeds in common, nor have those of two boots.
+fn seeds(bench: &Bench, cpu: &str) -> Result<(), Failure> {
+    let machine = machine(bench, "seeds")?.cpu(cpu).cpus(1);
+    let (first, second) = (machine.run()?, machine.run()?);
+    let words = [seed_words(&first)?, seed_words(&second)?].concat();
+    let different = words.iter().collect::<BTreeSet<_>>().len();
+    second.require(different == words.len(), format!("{different} different words: {words:x?}"))?;
+    second.require(!words.contains(&0), format!("a word is 0: {words:x?}"))?;
+    Ok(())
+}
+
+/// On a CPU without random numbers of its own the seeds come from the host's device tree, which QEMU makes from a seed of
+/// its own: the same one gives the same, and another one another.
+fn seeds_of_the_tree(bench: &Bench) -> Result<(), Failure> {
+    let words = |seed: &str| -> Result<Vec<u64>, Failure> {
+        let machine = machine(bench, "seeds")?.cpu("cortex-a53").cpus(1).argument("-seed").argument(seed);
+        seed_words(&machine.run()?)
+    };
+    let (first, again, other) = (words("1")?, words("1")?, words("2")?);
+    if first != again {
+        return Err(Failure::new(format!("the same seed: {first:x?}, then {again:x?}")));
+    }
+    if first.iter().any(|word| other.contains(word)) {
+        return Err(Failure::new(format!("other seeds: {first:x?}, then {other:x?}")));
     }
     Ok(())
 }

@@ -3,12 +3,10 @@
 use super::{Context, take_apart};
 use crate::run::{self, Exits, Stop};
 use crate::{expect, report};
+use abi::payloads::aarch32::FOR_GOOD;
 
 /// Interrupts after which a guest that goes on is not going to end.
 const MOST_INTERRUPTS: u64 = 30 * crate::interrupt::TICKS_PER_SECOND;
-
-/// What the payload says before it goes there to stay.
-const FOR_GOOD: &str = "now for good";
 
 /// See the module.
 pub fn run(context: &Context) {

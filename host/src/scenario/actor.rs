@@ -1,7 +1,7 @@
 //! The guest `actor` from the host's side: it is told what to do, word by word, and its exits are taken down.
 
-use super::Context;
-use super::forged::exits::Seen;
+use super::forged::exits::{Kinds, Seen};
+use super::{Context, take_apart};
 use crate::hypercall;
 use crate::interrupt;
 use crate::report;
@@ -25,7 +25,8 @@ const PATIENCE: u64 = 5_000_000;
 /// What a vCPU of an actor is at.
 #[derive(Clone, Copy)]
 struct Progress {
-    request: GuestRequest,
+    /// What for, where it is for a request.
+    request: Option<GuestRequest>,
     command: Command,
     arguments: [u64; MAX_ARGUMENTS],
     /// Arguments that it has read.
@@ -34,6 +35,8 @@ struct Progress {
     /// Results that it has written.
     written: usize,
     notice: Option<Notice>,
+    /// Which exits are due for it besides those by the mailbox, until one of them has come; `None` where nobody says.
+    due: Option<Kinds>,
 }
 
 /// An actor.
@@ -76,11 +79,17 @@ impl Actor {
         let mut vm = context.guest_with("actor", "", change).ok_or(Error::OutOfMemory)?;
         for vcpu in 0..vcpus as usize {
             for _ in 0..TOP_UPS {
-                vm.top_up(vcpu).map_err(|error| refusal(&error))?;
+                if let Err(error) = vm.top_up(vcpu) {
+                    take_apart(vm);
+                    return Err(refusal(&error));
+                }
             }
         }
         let mut actor = Self { vm, progress: [None; 2], seen: Seen::default(), waits: 0 };
-        actor.wait_for_commands(vcpus)?;
+        if let Err(error) = actor.wait_for_commands(vcpus) {
+            take_apart(actor.vm);
+            return Err(error);
+        }
         Ok(actor)
     }
 
@@ -99,9 +108,9 @@ impl Actor {
         &mut self.vm
     }
 
-    /// What the host saw by its exits, where it is protected.
-    pub fn seen(&self) -> &Seen {
-        &self.seen
+    /// What the host saw by its exits since this was last asked, where it is protected.
+    pub fn take_seen(&mut self) -> Seen {
+        core::mem::take(&mut self.seen)
     }
 
     /// How often a vCPU was in use on another CPU, and was waited for.
@@ -134,7 +143,9 @@ impl Actor {
             let mut waiting = false;
             for _ in 0..MOST_EXITS {
                 let reason = self.enter(index)?;
-                let exit = self.read_exit(index, reason);
+                let exit = self.read_exit(index, reason, |exit| {
+                    is_register(exit, COMMAND) && !exit.write || exit.reason == ExitReason::CpuOn && vcpus > 1
+                });
                 waiting = is_register(&exit, COMMAND) && !exit.write;
                 if waiting || run::serve(&mut self.vm, index, &exit, &mut exits).is_some() {
                     break;
@@ -159,11 +170,13 @@ impl Actor {
         }
     }
 
-    /// An exit; the registers of a protected guest are tried after each.
-    fn read_exit(&mut self, index: usize, reason: ExitReason) -> Exit {
+    /// An exit; `is_due` says whether it is one that there is a reason for. The registers of a protected guest are tried
+    /// after each.
+    fn read_exit(&mut self, index: usize, reason: ExitReason, is_due: impl FnOnce(&Exit) -> bool) -> Exit {
         let exit = run::read_exit(&self.vm, index, reason);
         if self.vm.is_protected() {
-            self.seen.look(&self.vm, &exit);
+            let is_due = reason == ExitReason::Interrupt || is_due(&exit);
+            self.seen.look(&self.vm, &exit, is_due);
             if !self.seen.is_closed() {
                 report::check("registers-closed", false, format_args!("after {reason:?}"));
             }
@@ -173,19 +186,31 @@ impl Actor {
 
     /// Has a vCPU do something, or go on with what it could not finish.
     pub fn act(&mut self, vcpu: u64, request: &GuestRequest) -> Outcome {
+        self.act_with_due(vcpu, request, None)
+    }
+
+    /// The same where it is known which exits are due for it.
+    pub fn act_with_due(&mut self, vcpu: u64, request: &GuestRequest, due: Option<Kinds>) -> Outcome {
         let Some(index) = usize::try_from(vcpu).ok().filter(|index| *index < self.vm.vcpus.len()) else {
             return self.act_without(vcpu);
         };
-        let begun = match (request, self.progress[index].take()) {
-            (GuestRequest::Resume, Some(progress)) => progress,
-            (GuestRequest::Resume, None) => return Outcome::of(Status::Skipped("the guest has nothing to go on with")),
-            (request, _) => {
-                let progress = Progress::begin(*request);
-                run::answer_read(self.vm.vcpus[index].run_page(), progress.command.word());
-                progress
-            }
-        };
-        self.go_on(index, begun)
+        match (request, self.progress[index].take()) {
+            (GuestRequest::Resume, Some(progress)) => self.go_on(index, Progress { due, ..progress }),
+            (GuestRequest::Resume, None) => Outcome::of(Status::Skipped("the guest has nothing to go on with")),
+            (request, _) => self.start(index, Progress { due, ..Progress::begin(*request) }),
+        }
+    }
+
+    /// Has vCPU 0 obey a command that is no request of a script's, for which these exits are due.
+    pub fn obey(&mut self, command: Command, argument: u64, due: Kinds) -> Outcome {
+        let mut progress = Progress { due: Some(due), ..Progress::of(command) };
+        progress.arguments[0] = argument;
+        self.start(0, progress)
+    }
+
+    fn start(&mut self, index: usize, progress: Progress) -> Outcome {
+        run::answer_read(self.vm.vcpus[index].run_page(), progress.command.word());
+        self.go_on(index, progress)
     }
 
     /// Runs a vCPU that there is not, which hyp must refuse.
@@ -202,7 +227,8 @@ impl Actor {
                 Ok(reason) => reason,
                 Err(error) => return Outcome { notice: progress.notice, ..Outcome::of(Status::NotRun(error)) },
             };
-            let exit = self.read_exit(index, reason);
+            let exit = self.read_exit(index, reason, |exit| progress.is_due(exit));
+            progress.due = progress.due.map(|due| if due.has(&exit) { Kinds::NONE } else { due });
             match self.serve(index, &exit, &mut progress) {
                 Next::Run => {}
                 Next::Command => return progress.outcome(),
@@ -261,6 +287,25 @@ impl Actor {
 }
 
 impl Progress {
+    /// A command, nothing of which has been done yet.
+    fn of(command: Command) -> Self {
+        let (arguments, results) = ([0; MAX_ARGUMENTS], [0; MAX_RESULTS]);
+        Self { request: None, command, arguments, read: 0, results, written: 0, notice: None, due: None }
+    }
+
+    /// True for an exit that there is a reason for, whatever hyp calls it.
+    fn is_due(&self, exit: &Exit) -> bool {
+        let Some(due) = self.due else { return true };
+        let is_mailbox = |offset, write| is_register(exit, offset) && exit.write == write;
+        if self.read < self.command.arguments() {
+            is_mailbox(ARGUMENT, false)
+        } else if self.written < self.command.results() {
+            self.written == 0 && due.has(exit) || is_mailbox(RESULT, true)
+        } else {
+            due.has(exit) || is_mailbox(COMMAND, false)
+        }
+    }
+
     /// The command for a request, nothing of which has been done yet.
     fn begin(request: GuestRequest) -> Self {
         let mut arguments = [0; MAX_ARGUMENTS];
@@ -285,7 +330,7 @@ impl Progress {
             }
             GuestRequest::Resume => Command::Idle,
         };
-        Self { request, command, arguments, read: 0, results: [0; MAX_RESULTS], written: 0, notice: None }
+        Self { request: Some(request), arguments, ..Self::of(command) }
     }
 
     /// What came of it, now that the actor asks for the next.
@@ -294,14 +339,14 @@ impl Progress {
             return Outcome::of(Status::Skipped("what the actor answered was lost"));
         }
         let outcome = match self.request {
-            GuestRequest::Call { function, .. } => Outcome::of_guest_call(function, self.results),
-            GuestRequest::Access { .. } => match self.results[0] {
+            Some(GuestRequest::Call { function, .. }) => Outcome::of_guest_call(function, self.results),
+            Some(GuestRequest::Access { .. }) => match self.results[0] {
                 UNABLE => Outcome::of(Status::Skipped("the guest's own tables do not reach so far")),
                 0 => Outcome { results: [self.results[1], 0, 0], ..Outcome::of(Status::Ok) },
                 esr if is_external_abort(esr) => Outcome::of(Status::Abort),
                 esr => Outcome::of(Status::Value(esr)),
             },
-            GuestRequest::Resume => Outcome::of(Status::Ok),
+            Some(GuestRequest::Resume) | None => Outcome::of(Status::Ok),
         };
         Outcome { notice: self.notice, ..outcome }
     }

@@ -15,6 +15,7 @@ mod neighbours;
 mod preempt;
 mod registers;
 mod replay;
+mod seeds;
 mod shared;
 mod sharing;
 mod slots;
@@ -22,6 +23,7 @@ mod smp;
 mod story;
 mod sweep;
 mod torture;
+mod turns;
 mod vcpus;
 
 use crate::device_tree::Machine;
@@ -116,6 +118,7 @@ pub fn run(context: &Context) -> ! {
         "neighbours" => neighbours::run(context),
         "registers" => registers::run(context),
         "replay" => replay::run(context),
+        "seeds" => seeds::run(context),
         "shared" => shared::run(context),
         "sharing" => sharing::run(context),
         "slots" => slots::run(context),
@@ -127,6 +130,7 @@ pub fn run(context: &Context) -> ! {
             report::check("guests-ended-well", all_well, format_args!(""));
         }
         "torture" => torture::run(context),
+        "turns" => turns::run(context),
         "vcpus" => vcpus::run(context),
         "reset" => {
             report::end();
@@ -137,6 +141,7 @@ pub fn run(context: &Context) -> ! {
             report::check("scenario-known", false, format_args!("{name}"));
         }
     }
+    crate::expect!("no-guest-left", crate::vm::alive_count(), 0);
     report::end();
     psci::system_off()
 }

@@ -5,16 +5,9 @@ use crate::probe::{self, Access};
 use crate::run::{self, Exit, Exits, Stop};
 use crate::vm::Vm;
 use crate::{expect, report};
+use abi::payloads::sharing::{HOSTS_FIRST, ROUNDS, WORDS, guest_word, host_word};
 use abi::run::ExitReason;
 use abi::{Gfn, PAGE_SIZE, Pfn, VirtAddr};
-
-/// What the payload `sharing` writes, and what it expects of the host; the number of the round is in bits 39:32.
-const GUEST_WORD: u64 = 0x6e57_0000_0000_0000;
-const HOST_WORD: u64 = 0x4057_0000_0000_0000;
-/// How often the page goes to and fro.
-const ROUNDS: u64 = 8;
-/// Words of a page.
-const WORDS: u64 = PAGE_SIZE / 8;
 
 /// What the host saw.
 #[derive(Default)]
@@ -54,19 +47,18 @@ impl Seen {
         match exit.reason {
             ExitReason::Shared => {
                 for index in 0..WORDS {
-                    let expected = GUEST_WORD | self.round << 32 | index;
-                    self.wrong += u64::from(read(page, index) != Some(expected));
+                    self.wrong += u64::from(read(page, index) != Some(guest_word(self.round, index)));
                 }
-                for index in WORDS / 2..WORDS {
-                    self.wrong += u64::from(!write(page, index, HOST_WORD | self.round << 32 | index));
+                for index in HOSTS_FIRST..WORDS {
+                    self.wrong += u64::from(!write(page, index, host_word(self.round, index)));
                 }
             }
             ExitReason::Unshared => {
                 self.leaks +=
-                    [0, WORDS / 2, WORDS - 1].iter().filter(|index| read(page, **index).is_some()).count() as u64;
+                    [0, HOSTS_FIRST, WORDS - 1].iter().filter(|index| read(page, **index).is_some()).count() as u64;
                 // The probe writes something of its own.
                 // SAFETY: the store is to abort; where it does not, the guest finds out, which is what the scenario is for.
-                let stored = unsafe { probe::attempt(Access::Write, address(page, WORDS / 2)) };
+                let stored = unsafe { probe::attempt(Access::Write, address(page, HOSTS_FIRST)) };
                 self.leaks += u64::from(stored.is_ok());
                 self.round += 1;
             }

@@ -111,10 +111,14 @@ impl Guest {
         vm.on_demand = OnDemand::Block;
         let mailbox = Arc::new(Mutex::new(Mailbox::default()));
         let device = Box::new(MailboxDevice(mailbox.clone()));
-        let added = vm.space().add_device("mailbox", MAILBOX, PAGE_SIZE, device);
+        let added = vm.add_device("mailbox", MAILBOX, PAGE_SIZE, device);
         report::check("mailbox-added", added.is_ok(), format_args!("{added:?}"));
         let mut guest = Self { vm, mailbox, exits: Exits::default() };
-        expect!("guest-waits-for-commands", guest.run_until_idle(), None).then_some(guest)
+        if expect!("guest-waits-for-commands", guest.run_until_idle(), None) {
+            return Some(guest);
+        }
+        guest.end();
+        None
     }
 
     /// Runs the guest until it asks for a command and there is none; why it did not come so far.
@@ -171,7 +175,7 @@ impl Guest {
 
     /// Gives the guest more memory.
     fn add_more(&mut self) -> Option<RegionId> {
-        let added = self.vm.space().add_ram("more", MORE, MORE_SIZE, MORE_BACKING);
+        let added = self.vm.add_ram("more", MORE, MORE_SIZE, MORE_BACKING);
         report::check("memory-added", added.is_ok(), format_args!("{added:?}"));
         added.ok()
     }
@@ -191,9 +195,7 @@ impl Guest {
 
     /// Which pages of the additional memory were written since the last time.
     fn written(&mut self) -> Option<Vec<u64>> {
-        let slots = self.vm.space().slots_mut();
-        let id = slots.find(Gfn::containing(MORE)).map(|(slot, _)| slot.id())?;
-        Some(slots.take_dirty(id).ok()??.iter().collect())
+        Some(self.vm.take_written(Gfn::containing(MORE))?.iter().collect())
     }
 
     /// Takes it apart.
@@ -242,10 +244,10 @@ fn rom_is_not_written(context: &Context) {
         || !guest.keep_rom(LOW_ROM_BACKING, 1)
         || !guest.keep_rom(FLASH_BACKING, 1)
     {
-        return;
+        return guest.end();
     }
     let log = Arc::new(Mutex::new(Vec::new()));
-    let device = guest.vm.space().bus().add(Box::new(Written(log.clone())));
+    let device = guest.vm.new_device(Box::new(Written(log.clone())));
     let added = guest.vm.change(|tree, root| {
         let rom = tree.create("rom", ROM_PAGES * PAGE_SIZE, Content::Rom(ROM_BACKING))?;
         tree.add(root, rom, ROM.raw(), 0)?;
@@ -266,8 +268,8 @@ fn rom_is_not_written(context: &Context) {
     expect!("flash-write-done", guest.write(FLASH, 0, WORD), Some(0));
     expect!("flash-write-reaches-the-device", log.lock().clone(), [(0, WORD)]);
     expect!("rom-kept-its-content", (guest.words(), guest.read(ROM, 1)), (0, Some(CONTENT)));
-    let low = guest.vm.space().add_ram("low RAM", Ipa::new(0x0020_0000), PAGE_SIZE, MORE_BACKING);
-    expect!("no-ram-among-devices", low, Err(SpaceError::Refused(Refusal::Unsupported(Ipa::new(0x0020_0000)))));
+    let low = guest.vm.add_ram("low RAM", Ipa::new(0x0020_0000), PAGE_SIZE, MORE_BACKING);
+    expect!("no-ram-among-devices", low, refused(Ipa::new(0x0020_0000)));
     guest.end();
 }
 
@@ -301,14 +303,18 @@ fn what_the_guest_writes_is_noted(context: &Context) {
     guest.end();
 }
 
+/// What comes of a change that puts memory at `place` which this guest cannot have there.
+fn refused<T>(place: Ipa) -> Result<T, VmError> {
+    Err(VmError::Space(SpaceError::Refused(Refusal::Unsupported(place))))
+}
+
 /// What was given to a protected guest stays with it until its end.
 fn protected_guests_have_plain_ram_only(context: &Context) {
     let Some(mut guest) = Guest::create(context, true) else { return };
-    let refused = |at| Err(SpaceError::Refused(Refusal::Unsupported(at)));
-    expect!("no-rom", guest.vm.space().add_rom("rom", ROM, PAGE_SIZE, ROM_BACKING).map(drop), refused(ROM));
+    expect!("no-rom", guest.vm.add_rom("rom", ROM, PAGE_SIZE, ROM_BACKING), refused(ROM));
     let Some(more) = guest.add_more() else { return guest.end() };
     let noting = guest.vm.change(|tree, _| tree.set_dirty_logging(more, true));
-    expect!("no-noting", noting, refused(MORE).map_err(VmError::Space));
+    expect!("no-noting", noting, refused(MORE));
     expect!("written", guest.write(MORE, 1, WORD), Some(0));
     let given = guest.vm.map().len();
     expect!("slot-deleted", guest.vm.change(|tree, _| tree.detach(more)), Ok(()));

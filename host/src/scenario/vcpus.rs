@@ -4,12 +4,11 @@ use super::{Context, take_apart};
 use crate::cpu::Cpu;
 use crate::run::{self, Exits, Stop};
 use crate::{expect, report, smp};
+use abi::payloads::smp::STARTS;
 use alloc::vec::Vec;
 
 /// vCPUs of the guest.
 const VCPUS: u64 = 2;
-/// How often the payload `smp` turns its second CPU on.
-const STARTS: u64 = 3;
 
 /// See the module.
 pub fn run(context: &Context) {

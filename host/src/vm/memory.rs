@@ -6,10 +6,12 @@ use super::{OnDemand, Vm};
 use crate::frames::Pages;
 use abi::host::RIGHT_WRITE;
 use abi::{Gfn, Ipa, PAGE_SIZE};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use vmm::dirty::DirtyBitmap;
 use vmm::layout::RAM_BASE;
 use vmm::loans::Loan;
-use vmm::mmio::Unclaimed;
+use vmm::mmio::{DeviceId, MmioDevice, Unclaimed};
 use vmm::region::{BackingId, RegionError, RegionId, RegionTree};
 
 impl Vm {
@@ -77,9 +79,62 @@ impl Vm {
         change: impl FnOnce(&mut RegionTree, RegionId) -> Result<T, RegionError>,
     ) -> Result<T, VmError> {
         let result = self.space.change(change)?;
-        self.memory().take_failure().map_or(Ok(()), Err)?;
-        self.give_low_memory()?;
+        self.follow_change()?;
         Ok(result)
+    }
+
+    /// Declares RAM: `size` bytes from `start`, with `backing` behind it.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub fn add_ram(&mut self, name: &str, start: Ipa, size: u64, backing: BackingId) -> Result<RegionId, VmError> {
+        let region = self.space.add_ram(name, start, size, backing)?;
+        self.follow_change()?;
+        Ok(region)
+    }
+
+    /// Declares ROM: `size` bytes from `start`, with `backing` behind it.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub fn add_rom(&mut self, name: &str, start: Ipa, size: u64, backing: BackingId) -> Result<RegionId, VmError> {
+        let region = self.space.add_rom(name, start, size, backing)?;
+        self.follow_change()?;
+        Ok(region)
+    }
+
+    /// Declares a device with `size` bytes of registers from `start`.
+    ///
+    /// # Errors
+    /// As [`change`](Self::change).
+    pub fn add_device(
+        &mut self,
+        name: &str,
+        start: Ipa,
+        size: u64,
+        device: Box<dyn MmioDevice + Send>,
+    ) -> Result<RegionId, VmError> {
+        let region = self.space.add_device(name, start, size, device)?;
+        self.follow_change()?;
+        Ok(region)
+    }
+
+    /// A device that is nowhere yet: [`change`](Self::change) puts it somewhere.
+    pub fn new_device(&mut self, device: Box<dyn MmioDevice + Send>) -> DeviceId {
+        self.space.bus().add(device)
+    }
+
+    /// Which pages of the slot around `frame` were written since this was last asked; `None` where nobody notes it.
+    pub fn take_written(&mut self, frame: Gfn) -> Option<DirtyBitmap> {
+        let slots = self.space.slots_mut();
+        let id = slots.find(frame).map(|(slot, _)| slot.id())?;
+        slots.take_dirty(id).ok()?
+    }
+
+    /// Does what the guest's memory asks for after its address space has changed.
+    pub(super) fn follow_change(&mut self) -> Result<(), VmError> {
+        self.memory().take_failure().map_or(Ok(()), Err)?;
+        self.give_low_memory()
     }
 
     /// Gives the guest all of its memory below [`RAM_BASE`], for which it cannot ask: an access there is one to a device.

@@ -18,6 +18,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 use error::refused;
 use spin::Mutex;
 use vmm::device_tree::GuestTree;
@@ -27,6 +28,15 @@ use vmm::layout::{DEFAULT_RAM_SIZE, DEVICE_TREE, GuestLayout, RAM_BASE, UART_BAS
 use vmm::memory::PageMap;
 use vmm::pl011::Pl011;
 use vmm::region::BackingId;
+
+/// Guests that have been made and not been taken apart.
+static ALIVE: AtomicU64 = AtomicU64::new(0);
+
+/// How many guests have been made and not been taken apart: those that were dropped as they were are lost to the host,
+/// with all that they have.
+pub fn alive_count() -> u64 {
+    ALIVE.load(Ordering::Relaxed)
+}
 
 /// What stands behind a guest's RAM. Other numbers are free for whoever gives it more memory.
 pub const RAM_BACKING: BackingId = BackingId(0);
@@ -166,6 +176,7 @@ impl Vm {
         let mut vm = Self::init(setup, layout)?;
         let built = vm.add_vcpus(setup.vcpus).and_then(|()| {
             add_devices(&mut vm.space)?;
+            vm.follow_change()?;
             vm.load(DEVICE_TREE, &tree, tree.len() as u64)?;
             vm.load(layout.image(), setup.image, header.image_size)?;
             layout.initrd().map_or(Ok(()), |place| vm.load(place.start, setup.initrd, setup.initrd.len() as u64))
@@ -222,6 +233,7 @@ impl Vm {
                 return Err(error);
             }
         };
+        ALIVE.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
             name: String::from(setup.name),
             handle,
@@ -277,11 +289,6 @@ impl Vm {
     /// Takes note that `pages` are the guest's, from guest frame `first` on.
     pub fn donated(&mut self, pages: Pages, first: Gfn) {
         self.memory().donated(pages, first);
-    }
-
-    /// Its memory and its devices.
-    pub fn space(&mut self) -> &mut GuestSpace<Stage2> {
-        &mut self.space
     }
 
     /// Its name.
@@ -369,6 +376,7 @@ impl Vm {
     /// # Safety
     /// All memory must have been taken back, and `VM_FINALISE` must have succeeded.
     pub unsafe fn finalised(mut self) -> Returned {
+        ALIVE.fetch_sub(1, Ordering::Relaxed);
         let mut returned = Returned::default();
         let take = |given: Given, total: &mut u64, dirty: &mut u64| {
             // SAFETY: the VM is finalised: hyp and the guest hold no page of it any more.

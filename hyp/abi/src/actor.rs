@@ -43,6 +43,12 @@ pub enum Command {
     /// Fetch an instruction, which must be undefined, from an IPA, the argument. Result: 0 where it was fetched, otherwise
     /// ESR_EL1.
     Execute,
+    /// WFI. No results.
+    Wait,
+    /// Write the argument to CNTP_CVAL_EL0. No results.
+    SetTimer,
+    /// Write the argument to ICC_SGI1R_EL1. No results.
+    SendSgi,
 }
 
 impl Command {
@@ -54,6 +60,9 @@ impl Command {
             Command::Load => 2,
             Command::Store => 3,
             Command::Execute => 4,
+            Command::Wait => 5,
+            Command::SetTimer => 6,
+            Command::SendSgi => 7,
         }
     }
 
@@ -64,6 +73,9 @@ impl Command {
             2 => Command::Load,
             3 => Command::Store,
             4 => Command::Execute,
+            5 => Command::Wait,
+            6 => Command::SetTimer,
+            7 => Command::SendSgi,
             _ => Command::Idle,
         }
     }
@@ -71,9 +83,9 @@ impl Command {
     /// How many arguments the guest reads.
     pub const fn arguments(self) -> usize {
         match self {
-            Command::Idle => 0,
+            Command::Idle | Command::Wait => 0,
             Command::Call { arguments, .. } => arguments as usize,
-            Command::Load | Command::Execute => 1,
+            Command::Load | Command::Execute | Command::SetTimer | Command::SendSgi => 1,
             Command::Store => 2,
         }
     }
@@ -81,7 +93,7 @@ impl Command {
     /// How many results the guest writes.
     pub const fn results(self) -> usize {
         match self {
-            Command::Idle => 0,
+            Command::Idle | Command::Wait | Command::SetTimer | Command::SendSgi => 0,
             Command::Call { results, .. } => results as usize,
             Command::Load => 2,
             Command::Store | Command::Execute => 1,
@@ -96,7 +108,9 @@ mod tests {
     #[test]
     fn commands_cross_the_mailbox_unchanged() {
         let call = Command::Call { arguments: 8, results: 4 };
-        for command in [Command::Idle, call, Command::Load, Command::Store, Command::Execute] {
+        let others = [Command::Load, Command::Store, Command::Execute];
+        let without_results = [Command::Idle, Command::Wait, Command::SetTimer, Command::SendSgi];
+        for command in [call].into_iter().chain(others).chain(without_results) {
             assert_eq!(Command::from_word(command.word()), command);
         }
         assert_eq!(Command::from_word(0xff), Command::Idle);

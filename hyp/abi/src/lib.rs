@@ -12,6 +12,7 @@ pub mod error;
 pub mod guest;
 pub mod guest_register;
 pub mod host;
+pub mod payloads;
 pub mod psci;
 pub mod register;
 pub mod report;

@@ -6,6 +6,7 @@
 #![no_main]
 
 use aarch64_cpu::registers::{ID_AA64PFR0_EL1, Readable, TTBR0_EL1};
+use abi::payloads::aarch32::FOR_GOOD;
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use payloads::report::Report;
@@ -61,7 +62,7 @@ fn aarch32(_: &mut Machine) {
     report.value("aarch32.entered", entered.into());
     report.end();
     if entered && guest {
-        println!("aarch32: now for good");
+        println!("aarch32: {FOR_GOOD}");
         let exception = go(code + 4);
         println!("aarch32: back, by {}", if exception.is_some() { "an exception" } else { "nothing" });
     }

@@ -1,5 +1,5 @@
 //! A guest that does what it is told through the mailbox of `abi::actor`: calls, loads, stores, fetches, of which it reports
-//! what came. A second vCPU, where there is one, makes calls only.
+//! what came, waits, and writes to a timer and the interrupt controller. A second vCPU, where there is one, makes calls only.
 #![no_std]
 #![no_main]
 
@@ -11,7 +11,7 @@ use payloads::hypervisor::call_status;
 use payloads::memory::Kind;
 use payloads::probe::{self, Access, Outcome, Width};
 use payloads::vectors::EC_UNKNOWN;
-use payloads::{Machine, payload, println, secondary};
+use payloads::{Machine, gic, payload, println, secondary, timer};
 
 /// Affinity of the second vCPU.
 const SECOND: u64 = 1;
@@ -39,6 +39,19 @@ fn act(machine: &mut Machine) {
             Command::Load => load(machine, arguments[0]),
             Command::Store => [store(machine, arguments[0], arguments[1]), 0, 0, 0],
             Command::Execute => [execute(machine, arguments[0]), 0, 0, 0],
+            Command::Wait => {
+                // SAFETY: WFI only waits, for interrupts that PSTATE masks too.
+                unsafe { asm!("wfi", options(nomem, nostack)) };
+                [0; MAX_RESULTS]
+            }
+            Command::SetTimer => {
+                (timer::PHYSICAL.set_compare)(arguments[0]);
+                [0; MAX_RESULTS]
+            }
+            Command::SendSgi => {
+                gic::send_raw(arguments[0]);
+                [0; MAX_RESULTS]
+            }
             Command::Call { .. } | Command::Idle => [0; MAX_RESULTS],
         });
     }

@@ -26,7 +26,7 @@ const GUARD_FEATURES: i64 = 0b1111 << 5;
 const EXTERNAL_ABORT: u64 = 0x10;
 /// FSC of an alignment fault, and of an unsupported exclusive or atomic access: what device memory has for some forms.
 const OTHER_ABORTS: [u64; 2] = [0x21, 0x35];
-/// How often the first CPU marks the clock and removes the mark, while the second reads it.
+/// How often the first CPU marks the clock and removes the mark at least, while the second reads it.
 const TURNS: u64 = 400;
 /// From here upwards is memory.
 const MEMORY: u64 = 1 << 30;
@@ -281,22 +281,26 @@ fn second_cpu(report: &mut Report, machine: &Machine, clock: Ipa) {
     let seen = met();
     report.check("guard.second-marked", in_time && seen == [1, 0, 0], format_args!("{seen:?}"));
     COMMAND.store(AGAIN, Ordering::Release);
-    let mut refused = 0;
-    for _ in 0..TURNS {
+    let (mut refused, mut turns) = (0, 0);
+    // Where the CPUs take turns themselves, the other is to come by with and without the mark, too.
+    let has_met_both = || MET[..2].iter().all(|count| count.load(Ordering::Acquire) != 0);
+    let both = wait_until(|| {
         refused += u64::from(unmark(clock) != 0) + u64::from(mark(clock) != 0);
-    }
+        turns += 1;
+        turns >= TURNS && has_met_both()
+    });
     wait_until(|| MET[0].load(Ordering::Acquire) + MET[1].load(Ordering::Acquire) >= TURNS);
     let in_time = order(LEAVE);
     let [done, aborts, other] = met();
     report.value("guard.second-reads", done);
     report.value("guard.second-aborts", aborts);
-    let right = in_time && refused == 0 && other == 0 && done + aborts >= TURNS;
+    let right = in_time && both && refused == 0 && other == 0 && done != 0 && aborts != 0 && done + aborts >= TURNS;
     report.check("guard.second-meanwhile", right, format_args!("{done}, {aborts}, {other}; {refused} refused"));
 }
 
 /// Waits until `condition` holds, without the interrupt controller, which is not marked. False where it did not for
 /// very long.
-fn wait_until(condition: impl Fn() -> bool) -> bool {
+fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
     let end = timer::now() + timer::ticks(PATIENCE);
     while !condition() {
         if timer::now() > end {

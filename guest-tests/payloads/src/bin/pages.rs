@@ -1,8 +1,10 @@
 //! A guest that uses memory which it was not given when it started, gives some back, and leaves a page shared; or, with
-//! the boot arguments `load=0x…` or `store=0x…`, touches one address and nothing else.
+//! the boot argument `over-and-over=0x…`, gives one page back so often and uses it again; or, with `load=0x…` or
+//! `store=0x…`, touches one address and nothing else.
 #![no_std]
 #![no_main]
 
+use abi::payloads::pages::{GIVEN_BACK, OVER_AND_OVER, TOUCHED};
 use abi::{Ipa, PAGE_SIZE, VirtAddr};
 use payloads::hypervisor::KvmCalls;
 use payloads::memory::Kind;
@@ -10,14 +12,10 @@ use payloads::probe::{Access, Outcome, Width, probe};
 use payloads::report::Report;
 use payloads::{Machine, payload, println};
 
-/// Pages of new memory.
-const PAGES: u64 = 48;
 /// Distance of the first of them from the start of RAM, in bytes: beyond everything that is loaded.
 const FIRST: u64 = 8 << 20;
 /// Their distance from each other, in bytes.
 const STRIDE: u64 = 33 * PAGE_SIZE;
-/// One in so many is given back.
-const GIVEN_BACK: usize = 3;
 /// The last 64-bit word of a page.
 const LAST_WORD: usize = PAGE_SIZE as usize / 8 - 1;
 /// What is written.
@@ -32,6 +30,8 @@ fn pages(machine: &mut Machine) {
         touch(machine, load, Ipa::new(address));
     } else if let Some(address) = machine.platform.hexadecimal_argument("store") {
         touch(machine, store, Ipa::new(address));
+    } else if let Some(times) = machine.platform.hexadecimal_argument(OVER_AND_OVER) {
+        give_back_over_and_over(machine, times);
     } else {
         use_memory(machine);
     }
@@ -81,9 +81,34 @@ fn words(machine: &mut Machine, page: Ipa, written: Option<u64>) -> [u64; 2] {
     seen
 }
 
+/// Gives the same page back so many times, with words in it, and finds none there when it uses it again.
+fn give_back_over_and_over(machine: &mut Machine, times: u64) {
+    let mut report = Report::begin("pages");
+    let Some(calls) = KvmCalls::find() else {
+        report.check("pages.calls", false, format_args!("no pKVM here"));
+        return report.end();
+    };
+    let page = page(machine, 0);
+    let (mut dirty, mut lost, mut refused, mut given_back) = (0, 0, 0, 0);
+    for time in 0..times {
+        let pattern = PATTERN + time;
+        dirty += u64::from(words(machine, page, Some(pattern)) != [0, 0]);
+        lost += u64::from(words(machine, page, None) != [pattern; 2]);
+        match calls.relinquish(page) {
+            0 => given_back += 1,
+            _ => refused += 1,
+        }
+    }
+    report.check("pages.refused", refused == 0, format_args!("{refused} times"));
+    report.check("pages.zero-each-time", dirty == 0, format_args!("{dirty} times it was not"));
+    report.check("pages.kept-each-time", lost == 0, format_args!("{lost} times it was not"));
+    report.value("pages.given-back", given_back);
+    report.end();
+}
+
 fn use_memory(machine: &mut Machine) {
     let mut report = Report::begin("pages");
-    let pages: [Ipa; PAGES as usize] = core::array::from_fn(|index| page(machine, index as u64));
+    let pages: [Ipa; TOUCHED as usize] = core::array::from_fn(|index| page(machine, index as u64));
     let pattern = |page: Ipa| PATTERN ^ page.raw();
 
     let dirty = pages.iter().filter(|page| words(machine, **page, Some(pattern(**page))) != [0, 0]).count();
@@ -103,7 +128,7 @@ fn use_memory(machine: &mut Machine) {
         let lost = pages.iter().filter(|page| words(machine, **page, None) != [pattern(**page); 2]).count();
         report.check("pages.kept-again", lost == 0, format_args!("{lost} are not"));
         // A page with words in it, and one that has never been touched. Neither is taken back.
-        let untouched = page(machine, PAGES);
+        let untouched = page(machine, TOUCHED);
         for (name, page) in [("pages.share", pages[1]), ("pages.share-untouched", untouched)] {
             let status = calls.share(page);
             report.check(name, status == 0, format_args!("{status}"));

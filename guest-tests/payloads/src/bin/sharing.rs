@@ -6,20 +6,16 @@
 #![no_std]
 #![no_main]
 
+use abi::payloads::sharing::{self, ROUNDS, guest_word, host_word};
 use abi::{Ipa, PAGE_SIZE, guest};
 use core::sync::atomic::{AtomicU64, Ordering};
 use payloads::hypervisor::{KvmCalls, call_status};
 use payloads::report::Report;
 use payloads::{Machine, payload, println};
 
-/// Words of a page.
-const WORDS: usize = PAGE_SIZE as usize / 8;
-/// What the guest writes, and what the host writes over it in the second half of a page that it is lent. The host's
-/// scenario has the same.
-const GUEST_WORD: u64 = 0x6e57_0000_0000_0000;
-const HOST_WORD: u64 = 0x4057_0000_0000_0000;
-/// How often the page goes to and fro.
-const ROUNDS: u64 = 8;
+/// Words of a page, and the first that the host writes.
+const WORDS: usize = sharing::WORDS as usize;
+const HOSTS_FIRST: usize = sharing::HOSTS_FIRST as usize;
 /// No guest has anything there: a hole among the devices, beyond RAM, and beyond all addresses.
 const NOWHERE: [u64; 6] = [0x0b00_0000, 1 << 40, 1 << 47, 1 << 48, 1 << 63, !(PAGE_SIZE - 1)];
 
@@ -36,9 +32,9 @@ impl Page {
         Ipa::new(self.0.as_ptr() as u64)
     }
 
-    fn fill(&self, word: u64) {
+    fn fill(&self, round: u64) {
         for (index, place) in self.0.iter().enumerate() {
-            place.store(word | index as u64, Ordering::Release);
+            place.store(guest_word(round, index as u64), Ordering::Release);
         }
     }
 
@@ -71,25 +67,24 @@ fn share(machine: &Machine, report: &mut Report, calls: &KvmCalls) {
     let mut expect = |name: &str, holds: bool, seen: i64| {
         report.check_in("sharing", name, holds, format_args!("{seen}"));
     };
-    BESIDE.iter().for_each(|page| page.fill(GUEST_WORD));
+    BESIDE.iter().for_each(|page| page.fill(0));
     let page = SHARED.address();
     for round in 0..ROUNDS {
-        let word = GUEST_WORD | round << 32;
-        SHARED.fill(word);
+        let (own, hosts) = (|index| guest_word(round, index), |index| host_word(round, index));
+        SHARED.fill(round);
         let status = calls.share(page);
         expect("share", status == 0, status);
         // The host has written by now.
-        let kept = SHARED.different(0..WORDS / 2, |index| word | index);
+        let kept = SHARED.different(0..HOSTS_FIRST, own);
         expect("own-words-in-shared-page", kept == 0, kept as i64);
-        let answered = SHARED.different(WORDS / 2..WORDS, |index| HOST_WORD | round << 32 | index);
+        let answered = SHARED.different(HOSTS_FIRST..WORDS, hosts);
         expect("hosts-words-in-shared-page", answered == 0, answered as i64);
         expect("share-twice", calls.share(page) < 0, 0);
         expect("relinquish-shared", calls.relinquish(page) < 0, 0);
         let status = calls.unshare(page);
         expect("unshare", status == 0, status);
         // The host has tried to write to it by now.
-        let lost = SHARED.different(0..WORDS / 2, |index| word | index)
-            + SHARED.different(WORDS / 2..WORDS, |index| HOST_WORD | round << 32 | index);
+        let lost = SHARED.different(0..HOSTS_FIRST, own) + SHARED.different(HOSTS_FIRST..WORDS, hosts);
         expect("intact-after-unshare", lost == 0, lost as i64);
         expect("unshare-twice", calls.unshare(page) < 0, 0);
         for place in &GIVEN.0 {
@@ -100,7 +95,7 @@ fn share(machine: &Machine, report: &mut Report, calls: &KvmCalls) {
         let dirty = GIVEN.different(0..WORDS, |_| 0);
         expect("new-page-is-zero", dirty == 0, dirty as i64);
     }
-    let lost: usize = BESIDE.iter().map(|page| page.different(0..WORDS, |index| GUEST_WORD | index)).sum();
+    let lost: usize = BESIDE.iter().map(|page| page.different(0..WORDS, |index| guest_word(0, index))).sum();
     expect("pages-beside-kept", lost == 0, lost as i64);
     for address in NOWHERE {
         let nowhere = Ipa::new(address);

@@ -6,6 +6,7 @@
 use aarch64_cpu::asm::barrier::{ISHST, dsb};
 use aarch64_cpu::asm::{sev, wfe};
 use aarch64_cpu::registers::{CurrentEL, MPIDR_EL1, Readable};
+use abi::payloads::smp::STARTS;
 use abi::psci::{
     AFFINITY_INFO_64, AFFINITY_OFF, AFFINITY_ON, ALREADY_ON, CPU_OFF, CPU_ON_64, INVALID_ADDRESS, INVALID_PARAMETERS,
     MPIDR_AFFINITY_MASK, SUCCESS,
@@ -16,8 +17,6 @@ use payloads::report::Report;
 use payloads::secondary::MAX_CPUS;
 use payloads::{Machine, payload, println, secondary};
 
-/// How often each of the other CPUs is turned on.
-const STARTS: u64 = 3;
 /// How often the number goes to and fro each time.
 const TURNS: u64 = 50;
 /// What another CPU gets as its argument, but for the number of the start.

@@ -2,13 +2,14 @@
 #![no_std]
 #![no_main]
 
+use abi::payloads::spin::SPINNING;
 use core::hint::spin_loop;
 use payloads::{Machine, payload, println};
 
 payload!(spin);
 
 fn spin(_: &mut Machine) {
-    println!("spin: spinning");
+    println!("spin: {SPINNING}");
     loop {
         spin_loop();
     }

@@ -10,6 +10,7 @@ macro_rules! word {
 }
 
 pub mod exits;
+mod provoked;
 mod running;
 
 use super::{Context, take_apart};
@@ -61,13 +62,14 @@ pub fn run(context: &Context) {
     let mut exits = Exits::default();
     if !reach_device(&mut vm, &mut exits) {
         report::check("watcher-begins", false, format_args!("{exits:?}"));
+        take_apart(vm);
         return;
     }
     refused_registers(&mut vm, &mut exits, timer);
     let aborts = refused_words(&mut vm, &mut exits);
     beyond_the_last(&mut vm, &mut exits, info.list_registers);
     wrong_vcpus(context, &mut vm);
-    exits::run(context);
+    provoked::run(context);
     // How many the guest met is in its own report.
     report::value("aborts-answered", aborts);
     end(vm, &mut exits);

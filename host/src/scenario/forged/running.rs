@@ -37,7 +37,17 @@ pub fn run(context: &Context) {
 fn spinning(context: &Context, protected: bool) -> Option<Vm> {
     let mut vm = context.guest_with("spin", "", |setup| setup.protected = protected)?;
     let stop = run::run(&mut vm, &mut Exits::default(), TICKS);
-    expect!("guest-spins", stop, Stop::Interrupted).then_some(vm)
+    if expect!("guest-spins", stop, Stop::Interrupted) {
+        return Some(vm);
+    }
+    take_apart(vm);
+    None
+}
+
+/// Gives a guest up for want of something to go on with.
+fn lack(vm: Vm) {
+    report::check("host-has-what-it-takes", false, format_args!("for {}", vm.name()));
+    take_apart(vm);
 }
 
 /// What a vCPU came to that ran beside what this CPU did.
@@ -83,9 +93,11 @@ fn run_beside(handle: VmHandle, other: &'static Cpu, meanwhile: impl Fn() -> boo
 fn not_taken_apart(context: &Context, other: &'static Cpu) {
     let Some(vm) = spinning(context, true) else { return };
     let handle = vm.handle();
-    let (Some((page, _)), Ok(sizes)) = (vm.map().runs().next(), hypercall::vm_sizes(IPA_BITS, 1)) else { return };
+    let (Some((page, _)), Ok(sizes)) = (vm.map().runs().next(), hypercall::vm_sizes(IPA_BITS, 1)) else {
+        return lack(vm);
+    };
     let object = Pages::zeroed(sizes.vm_pages.max(sizes.vm_alignment));
-    let (Some(object), Some(run_page)) = (object, Pages::zeroed(1)) else { return };
+    let (Some(object), Some(run_page)) = (object, Pages::zeroed(1)) else { return lack(vm) };
     let settings = VmSettings { flags: VM_PROTECTED, ipa_bits: IPA_BITS, vcpus: 1, entry: RAM_BASE, argument: 0 };
     let own_run_page = vm.vcpus[0].run_page_pfn();
     let free = Gfn::containing(Ipa::new(RAM_BASE.raw() + NOTHING_THERE));
@@ -168,7 +180,7 @@ fn code_taken_by_force(context: &Context, other: &'static Cpu) {
     let place = run::read_exit(&vm, 0, ExitReason::Poisoned).ipa;
     let is_its = place.page_offset() == 0 && pages.iter().any(|(frame, _)| *frame == Gfn::containing(place));
     report::check("poisoned-where-it-was", is_its, format_args!("{place:?}"));
-    let Some(page) = Pages::zeroed(1) else { return };
+    let Some(page) = Pages::zeroed(1) else { return lack(vm) };
     let given = hypercall::vm_donate(handle, 0, page.pfn(), Gfn::containing(place), 1);
     if !expect!("nothing-put-in-its-place", given, Err(Error::WrongState)) {
         core::mem::forget(page);
