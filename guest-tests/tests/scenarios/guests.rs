@@ -1,11 +1,10 @@
 //! Guests with interrupts, side by side on the reference host's scheduler: payloads that try their devices and their
-//! calls, and Debian's kernels; and a host that forges what it hands to hyp.
+//! calls; and a host that forges what it hands to hyp.
 //!
 //! A few combinations stand for all. With `FREEHOLD_MATRIX=whole` every one is run.
 
 use crate::scripted::entry;
 use crate::{Bench, Suite};
-use abi::report::Line;
 use guest_tests::{Failure, Machine, Transcript};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,38 +17,31 @@ const HOST_MEBIBYTES: u64 = 768;
 const QUIT: &str = "\u{14}q";
 /// RAM of a payload, in MiB.
 const PAYLOAD_MEBIBYTES: u64 = 16;
-/// RAM of Linux, in MiB.
-const LINUX_MEBIBYTES: u64 = 256;
 /// How long payloads may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// How long Linux may take on a busy machine, with all of its tests.
-const PATIENCE_LINUX: Duration = Duration::from_secs(1200);
-
-/// What Linux does with several CPUs, but for its end.
-const LINUX_TESTS: [&str; 6] = ["online", "interrupts", "cpu", "memory", "fork", "hotplug"];
 
 /// One machine: which guest on it, and how.
 #[derive(Clone, Copy)]
-struct Shape {
-    protected: bool,
-    vcpus: u32,
-    cpus: u32,
-    model: &'static str,
+pub(crate) struct Shape {
+    pub(crate) protected: bool,
+    pub(crate) vcpus: u32,
+    pub(crate) cpus: u32,
+    pub(crate) model: &'static str,
 }
 
 impl Shape {
-    const fn new(protected: bool, vcpus: u32, cpus: u32, model: &'static str) -> Self {
+    pub(crate) const fn new(protected: bool, vcpus: u32, cpus: u32, model: &'static str) -> Self {
         Self { protected, vcpus, cpus, model }
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let Self { protected, vcpus, cpus, model } = self;
         let kind = if *protected { "protected" } else { "not_protected" };
         format!("{kind}::{vcpus}vcpu::{cpus}cpu::{model}")
     }
 
     /// Every combination.
-    fn all() -> impl Iterator<Item = Self> {
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         let kinds = [true, false].into_iter();
         kinds.flat_map(|protected| {
             [1, 2, 4].into_iter().flat_map(move |vcpus| {
@@ -105,17 +97,13 @@ const PAYLOAD_SHAPES: [Shape; 4] = [
     Shape::new(false, 4, 4, "cortex-a53"),
 ];
 
-/// The same for Linux, with its version and what it does.
-const LINUX_SHAPES: [(&str, Shape, &[&str]); 5] = [
-    ("6.12", Shape::new(true, 2, 2, "max"), &LINUX_TESTS),
-    ("6.12", Shape::new(true, 1, 1, "cortex-a53"), &["online"]),
-    ("6.12", Shape::new(true, 4, 2, "cortex-a76"), &["online"]),
-    ("6.12", Shape::new(false, 2, 2, "cortex-a53"), &LINUX_TESTS),
-    ("6.1", Shape::new(true, 2, 2, "cortex-a76"), &LINUX_TESTS),
-];
+/// True where every combination is to be run.
+pub(crate) fn is_whole() -> bool {
+    std::env::var("FREEHOLD_MATRIX").is_ok_and(|value| value == "whole")
+}
 
 pub(crate) fn add(suite: &mut Suite) {
-    let whole = std::env::var("FREEHOLD_MATRIX").is_ok_and(|value| value == "whole");
+    let whole = is_whole();
     for (cpu, cpus) in [("cortex-a53", 2), ("max", 1), ("max", 4)] {
         suite.add(format!("forged::{cpu}::{cpus}cpu"), move |bench| forged(bench, cpu, cpus));
     }
@@ -137,48 +125,21 @@ pub(crate) fn add(suite: &mut Suite) {
     for (payload, shape) in HOSTILE {
         suite.add(format!("guest::{}::{}", payload.0, shape.name()), move |bench| runs_hostile(bench, payload, shape));
     }
-    let has_6_1 = suite.bench.images.linux_6_1();
-    if let Err(reason) = &has_6_1 {
-        eprintln!("linux_guest::6.1 is left out: {reason}");
-    }
-    let shapes: Vec<(&'static str, Shape, &'static [&'static str])> = if whole {
-        ["6.12", "6.1"]
-            .into_iter()
-            .flat_map(|version| Shape::all().map(move |shape| (version, shape, tests(shape))))
-            .collect()
-    } else {
-        LINUX_SHAPES.to_vec()
-    };
-    for (version, shape, tests) in shapes {
-        if version != "6.1" || has_6_1.is_ok() {
-            suite.add(format!("linux_guest::{version}::{}", shape.name()), move |bench| {
-                runs_linux(bench, version, shape, tests)
-            });
-        }
-    }
-    suite.add("linux_guest::reboot", reboot);
-    suite.add("linux_guest::two", two);
-    suite.add("linux_guest::pry", pry);
     suite.add("guest::beside_one_that_spins", beside_one_that_spins);
 }
 
-/// All of Linux's tests, where it has the CPUs for them.
-fn tests(shape: Shape) -> &'static [&'static str] {
-    if shape.vcpus > 1 { &LINUX_TESTS } else { &LINUX_TESTS[..5] }
-}
-
 /// A file of the ramdisk, by its name there.
-type File = (&'static str, PathBuf);
+pub(crate) type File = (&'static str, PathBuf);
 
 /// A guest as a line of the ramdisk's list describes it (`scripts/pack-guests`).
-fn guest(name: &str, files: &str, mebibytes: u64, shape: Shape, append: &str) -> String {
+pub(crate) fn guest(name: &str, files: &str, mebibytes: u64, shape: Shape, append: &str) -> String {
     let Shape { protected, vcpus, .. } = shape;
     let (memory, protected) = (mebibytes << 20, u8::from(protected));
     format!("name={name} {files} memory={memory} cpus={vcpus} protected={protected} append={append}\n")
 }
 
 /// The host in the scenario `guests` with these guests, which take so much RAM together. `test` names the ramdisk.
-fn machine(
+pub(crate) fn machine(
     bench: &Bench,
     test: &str,
     guests: &str,
@@ -313,91 +274,8 @@ fn runs_hostile(bench: &Bench, payload: Payload, shape: Shape) -> Result<(), Fai
 }
 
 /// The guests have ended by themselves, and nothing failed.
-fn ended(run: &Transcript) -> Result<&Transcript, Failure> {
+pub(crate) fn ended(run: &Transcript) -> Result<&Transcript, Failure> {
     run.completed("guests", 3)?.ended_well()?.never_says("Kernel panic")?.check("guests-ended-well")
-}
-
-/// The files of a Linux guest.
-fn linux_files(bench: &Bench, version: &str) -> Result<[File; 2], Failure> {
-    let kernel = if version == "6.1" { bench.images.linux_6_1()? } else { bench.images.linux()? };
-    Ok([("linux.image", kernel), ("linux.initrd", bench.images.linux_guest_initrd()?)])
-}
-
-fn linux_line(name: &str, shape: Shape, tests: &[&str]) -> String {
-    let append = format!("console=ttyAMA0 panic=-1 freehold.test={}", tests.join(","));
-    guest(name, "image=linux.image initrd=linux.initrd", LINUX_MEBIBYTES, shape, &append)
-}
-
-/// The checks of Linux's tests have passed, and there are no more and no fewer of them.
-fn linux_passed(run: &Transcript, name: &str, shape: Shape, tests: &[&str]) -> Result<(), Failure> {
-    for test in tests {
-        run.check(&format!("{name}.{test}"))?;
-    }
-    let checks = run.value(&format!("{name}.checks"))?;
-    run.require(checks == tests.len() as u64, format!("{name} made {checks} checks"))?;
-    if tests.contains(&"online") {
-        let online = run.value(&format!("{name}.online"))?;
-        run.require(online == u64::from(shape.vcpus), format!("{name} has {online} CPUs"))?;
-    }
-    run.check(&format!("{name}.pages-wiped"))?;
-    Ok(())
-}
-
-fn runs_linux(bench: &Bench, version: &str, shape: Shape, tests: &[&str]) -> Result<(), Failure> {
-    let test = format!("linux_guest::{version}::{}", shape.name());
-    let files = linux_files(bench, version)?;
-    let machine = machine(bench, &test, &linux_line("linux", shape, tests), &files, LINUX_MEBIBYTES, "")?;
-    let run = machine.cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
-    ended(&run)?.says("guest linux: powered off")?;
-    // It believes the seeds that it was given.
-    run.says("KASLR enabled")?.says("random: crng init done")?;
-    linux_passed(&run, "linux", shape, tests)
-}
-
-/// A guest that resets itself has ended, where none starts again.
-fn reboot(bench: &Bench) -> Result<(), Failure> {
-    let shape = Shape::new(true, 2, 1, "max");
-    let line = linux_line("linux", shape, &["online", "reboot"]);
-    let machine = machine(bench, "linux_guest::reboot", &line, &linux_files(bench, "6.12")?, LINUX_MEBIBYTES, "")?;
-    let run = machine.cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
-    ended(&run)?.says("guest linux: reset")?;
-    linux_passed(&run, "linux", shape, &["online"])
-}
-
-/// Two at once, with as many vCPUs as there are CPUs each.
-fn two(bench: &Bench) -> Result<(), Failure> {
-    let shape = Shape::new(true, 2, 2, "max");
-    let tests = ["online", "cpu"];
-    let lines = linux_line("one", shape, &tests) + &linux_line("other", shape, &tests);
-    let machine = machine(bench, "linux_guest::two", &lines, &linux_files(bench, "6.12")?, 2 * LINUX_MEBIBYTES, "")?;
-    let run = machine.cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
-    ended(&run)?;
-    linux_passed(&run, "one", shape, &tests)?;
-    linux_passed(&run, "other", shape, &tests)
-}
-
-/// While it runs, another CPU of the host's tries to read every page that it was given, over and over.
-fn pry(bench: &Bench) -> Result<(), Failure> {
-    let shape = Shape::new(true, 2, 2, "max");
-    let tests = ["online", "fork"];
-    let line = linux_line("linux", shape, &tests);
-    let machine = machine(bench, "linux_guest::pry", &line, &linux_files(bench, "6.12")?, LINUX_MEBIBYTES, " pry")?;
-    let run = machine.cpus(shape.cpus).timeout(PATIENCE_LINUX).run()?;
-    ended(&run)?.check("prying-aborts")?.check("prying-reads-nothing")?;
-    linux_passed(&run, "linux", shape, &tests)?;
-    // The second pass that ends after the guest's first process has spoken has begun after it has, too.
-    let passes: Vec<u64> = (run.report())
-        .skip_while(|line| *line != Line::Pass("linux.online"))
-        .filter_map(|line| match line {
-            Line::Value("pried-in-a-pass", pages) => Some(pages),
-            _ => None,
-        })
-        .collect();
-    run.require(passes.len() >= 2, format!("{} passes after the guest's first process had spoken", passes.len()))?;
-    // Linux has a few ten thousand pages.
-    let fewest = passes[1..].iter().min();
-    run.require(fewest.is_some_and(|pages| *pages >= 10_000), format!("only {fewest:?} pages were tried in a pass"))?;
-    Ok(())
 }
 
 /// A guest that never gives the CPU back holds up no other, where there is one CPU for all.

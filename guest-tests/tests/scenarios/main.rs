@@ -10,6 +10,7 @@ mod guests;
 mod identity;
 mod latency;
 mod linux;
+mod linux_guests;
 mod reference;
 mod refusals;
 mod scripted;
@@ -56,6 +57,7 @@ fn main() {
     self_tests::add(&mut suite);
     ghost::add(&mut suite);
     guests::add(&mut suite);
+    linux_guests::add(&mut suite);
     terminal::add(&mut suite);
     identity::add(&mut suite);
     linux::add(&mut suite);

@@ -65,15 +65,17 @@ pub fn read_feature_register(register: SystemRegister, id: &IdRegisters, ipa_bit
     }
 }
 
-/// The largest PARange that an IPA space of `ipa_bits` bits holds.
+/// The smallest PARange that holds an IPA space of `ipa_bits` bits: with less, the guest's own tables could not name all of
+/// it (TCR_EL1.IPS). What lies beyond the space is an abort.
 const fn pa_range(ipa_bits: u32) -> u64 {
     match ipa_bits {
-        0..36 => 0,
-        36..40 => 1,
-        40..42 => 2,
-        42..44 => 3,
-        44..48 => 4,
-        _ => 5,
+        0..=32 => 0,
+        33..=36 => 1,
+        37..=40 => 2,
+        41..=42 => 3,
+        43..=44 => 4,
+        45..=48 => 5,
+        _ => 6,
     }
 }
 
@@ -144,10 +146,24 @@ mod tests {
     }
 
     #[test]
-    fn the_address_size_fits_the_guests_own_space() {
+    fn the_address_size_reaches_all_of_the_guests_own_space() {
         let large = IdRegisters { id_aa64mmfr0_el1: 6, ..IdRegisters::default() };
         let register = SystemRegister::new(3, 0, 0, 7, 0);
-        for (ipa_bits, expected) in [(32, 0), (36, 1), (39, 1), (40, 2), (42, 3), (44, 4), (48, 5)] {
+        let sizes = [
+            (32, 0),
+            (33, 1),
+            (36, 1),
+            (37, 2),
+            (39, 2),
+            (40, 2),
+            (41, 3),
+            (42, 3),
+            (43, 4),
+            (44, 4),
+            (45, 5),
+            (48, 5),
+        ];
+        for (ipa_bits, expected) in sizes {
             assert_eq!(read_feature_register(register, &large, ipa_bits), expected, "{ipa_bits}");
         }
         let small = IdRegisters { id_aa64mmfr0_el1: 1, ..IdRegisters::default() };
