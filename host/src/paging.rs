@@ -12,9 +12,12 @@ use pgtable::{
     DsbKind, El1Attributes, El1Config, El1Stage1, MAIR_VALUE, Maintenance, MapOptions, TableFrames, Tlbi, VirtualHalf,
 };
 use spin::Mutex;
+use vmm::image::PageSize;
 
 use crate::device_tree::Machine;
 
+/// ID_AA64MMFR0_EL1.TGran4 and TGran64 of a CPU without such pages; 0 is a CPU with them, other than for TGran16.
+const NO_TGRAN: u64 = 0xf;
 /// Bits of a virtual address: one level-1 table.
 const VA_BITS: u32 = 39;
 /// Where [`Window`]s are: physical address plus this. RAM and devices lie below.
@@ -231,6 +234,15 @@ pub fn physical_address_bits() -> u32 {
         3 => 42,
         4 => 44,
         _ => 48,
+    }
+}
+
+/// Whether stage 1 of this CPU's EL1 has tables of such pages (ID_AA64MMFR0_EL1.TGran4, TGran16 and TGran64).
+pub fn has_pages_of(size: PageSize) -> bool {
+    match size {
+        PageSize::Kib4 => ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::TGran4) != NO_TGRAN,
+        PageSize::Kib16 => ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::TGran16) != 0,
+        PageSize::Kib64 => ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::TGran64) != NO_TGRAN,
     }
 }
 

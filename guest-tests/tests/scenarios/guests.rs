@@ -17,6 +17,8 @@ const HOST_MEBIBYTES: u64 = 768;
 const QUIT: &str = "\u{14}q";
 /// RAM of a payload, in MiB.
 const PAYLOAD_MEBIBYTES: u64 = 16;
+/// Offset of the flags in an image's header (Linux, Documentation/arch/arm64/booting.rst).
+const FLAGS_OFFSET: usize = 24;
 /// How long payloads may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -124,6 +126,9 @@ pub(crate) fn add(suite: &mut Suite) {
     }
     for (payload, shape) in HOSTILE {
         suite.add(format!("guest::{}::{}", payload.0, shape.name()), move |bench| runs_hostile(bench, payload, shape));
+    }
+    for (model, has_them) in [("max", true), ("cortex-a53", false)] {
+        suite.add(format!("guest::of_16_kib_pages::{model}"), move |bench| of_16_kib_pages(bench, model, has_them));
     }
     suite.add("guest::beside_one_that_spins", beside_one_that_spins);
 }
@@ -276,6 +281,28 @@ fn runs_hostile(bench: &Bench, payload: Payload, shape: Shape) -> Result<(), Fai
 /// The guests have ended by themselves, and nothing failed.
 pub(crate) fn ended(run: &Transcript) -> Result<&Transcript, Failure> {
     run.completed("guests", 3)?.ended_well()?.never_says("Kernel panic")?.check("guests-ended-well")
+}
+
+/// A guest whose image says that it makes its tables of pages of 16 KiB starts where the CPU has these, and is refused where
+/// it has not.
+fn of_16_kib_pages(bench: &Bench, model: &'static str, has_them: bool) -> Result<(), Failure> {
+    let shape = Shape::new(true, 1, 1, model);
+    let path = bench.images.payload("hello")?;
+    let mut image = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    // Bits 2:1 of the header's flags; 1 is 4 KiB, 2 is 16 KiB.
+    image[FLAGS_OFFSET] = image[FLAGS_OFFSET] & !0b110 | 0b100;
+    let patched = bench.scratch.join(format!("of-16-kib-pages-{model}.img"));
+    std::fs::write(&patched, &image).map_err(|error| format!("{}: {error}", patched.display()))?;
+    let line = guest("hello", "image=hello16", PAYLOAD_MEBIBYTES, shape, "");
+    let test = format!("guest::of_16_kib_pages::{model}");
+    let machine = machine(bench, &test, &line, &[("hello16", patched)], PAYLOAD_MEBIBYTES, "")?;
+    let run = machine.cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE).run()?;
+    if has_them {
+        ended(&run)?.check("hello.secrets-kept")?;
+    } else {
+        run.says("guest hello: the image is made for pages that this CPU has not: Kib16")?;
+    }
+    Ok(())
 }
 
 /// A guest that never gives the CPU back holds up no other, where there is one CPU for all.

@@ -4,7 +4,7 @@ use abi::Error;
 use core::fmt;
 use vmm::device_tree::TreeError;
 use vmm::guest_space::SpaceError;
-use vmm::image::ImageError;
+use vmm::image::{ImageError, PageSize};
 use vmm::layout::LayoutError;
 
 /// Why a guest cannot be built, or goes no further.
@@ -14,6 +14,8 @@ pub enum VmError {
     Refused(&'static str, Error),
     /// The kernel is no image.
     Image(ImageError),
+    /// The CPU has no such pages, which the kernel makes its tables of.
+    NoPages(PageSize),
     /// The kernel does not fit.
     Layout(LayoutError),
     /// The device tree cannot be written.
@@ -39,6 +41,7 @@ impl fmt::Display for VmError {
         match self {
             VmError::Refused(call, error) => write!(f, "{call}: {error}"),
             VmError::Image(error) => write!(f, "bad image: {error:?}"),
+            VmError::NoPages(size) => write!(f, "the image is made for pages that this CPU has not: {size:?}"),
             VmError::Layout(error) => write!(f, "bad layout: {error:?}"),
             VmError::Tree(error) => write!(f, "bad device tree: {error:?}"),
             VmError::OutOfMemory => f.write_str("the host is out of memory"),

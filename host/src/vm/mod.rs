@@ -11,6 +11,7 @@ use crate::entropy;
 use crate::frames::{Given, Pages};
 use crate::guest_console::{GuestConsole, Spoken};
 use crate::hypercall::{self, VmSettings};
+use crate::paging;
 use abi::host::{VM_PROTECTED, VmHandle};
 use abi::run::RunPage;
 use abi::{Error, Gfn, PAGE_SIZE, Pfn};
@@ -156,6 +157,9 @@ impl Vm {
         add_devices: impl FnOnce(&mut GuestSpace<Stage2>) -> Result<(), SpaceError>,
     ) -> Result<Self, VmError> {
         let header = ImageHeader::parse(setup.image).map_err(VmError::Image)?;
+        if !paging::has_pages_of(header.page_size) {
+            return Err(VmError::NoPages(header.page_size));
+        }
         let layout =
             GuestLayout::new(setup.ram_size, header.text_offset, header.image_size).map_err(VmError::Layout)?;
         let layout = match setup.initrd.len() {

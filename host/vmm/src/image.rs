@@ -36,8 +36,19 @@ const EFI_ZBOOT_NAMES: [(&[u8], Compression); 5] = [
 const OLD_TEXT_OFFSET: u64 = 0x8_0000;
 /// `flags` bit 0: the kernel is big-endian.
 const FLAG_BIG_ENDIAN: u64 = 1 << 0;
-/// `flags` bits 2:1: the page size, 0 where unspecified and 1 for 4 KiB.
+/// `flags` bits 2:1: the page size, 0 where unspecified.
 const FLAG_PAGE_SIZE_SHIFT: u32 = 1;
+
+/// The pages that a kernel makes its translation tables of. A CPU need not have each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageSize {
+    /// 4 KiB, or what the kernel does not say.
+    Kib4,
+    /// 16 KiB.
+    Kib16,
+    /// 64 KiB.
+    Kib64,
+}
 
 /// What an image's header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +57,8 @@ pub struct ImageHeader {
     pub text_offset: u64,
     /// Bytes that the image needs from there, zero-initialised data included.
     pub image_size: u64,
+    /// The kernel's pages.
+    pub page_size: PageSize,
 }
 
 /// How a file is compressed.
@@ -78,8 +91,6 @@ pub enum ImageError {
     EfiZboot(Compression),
     /// The kernel is big-endian.
     BigEndian,
-    /// The kernel wants pages of this many KiB, and not of 4 KiB.
-    PageSize(u32),
     /// The text offset is not below 2 MiB.
     BadTextOffset,
     /// The file is longer than the header says that the image is.
@@ -128,14 +139,14 @@ impl ImageHeader {
         if flags & FLAG_BIG_ENDIAN != 0 {
             return Err(ImageError::BigEndian);
         }
-        match flags >> FLAG_PAGE_SIZE_SHIFT & 3 {
-            2 => return Err(ImageError::PageSize(16)),
-            3 => return Err(ImageError::PageSize(64)),
-            _ => {}
-        }
+        let page_size = match flags >> FLAG_PAGE_SIZE_SHIFT & 3 {
+            2 => PageSize::Kib16,
+            3 => PageSize::Kib64,
+            _ => PageSize::Kib4,
+        };
         let file_size = file.len() as u64;
         if image_size == 0 {
-            return Ok(Self { text_offset: OLD_TEXT_OFFSET, image_size: file_size });
+            return Ok(Self { text_offset: OLD_TEXT_OFFSET, image_size: file_size, page_size });
         }
         if text_offset >= IMAGE_ALIGNMENT {
             return Err(ImageError::BadTextOffset);
@@ -143,7 +154,7 @@ impl ImageHeader {
         if image_size < file_size {
             return Err(ImageError::LongerThanSaid);
         }
-        Ok(Self { text_offset, image_size })
+        Ok(Self { text_offset, image_size, page_size })
     }
 }
 
@@ -163,9 +174,10 @@ mod tests {
 
     #[test]
     fn a_good_header_says_where_and_how_large() {
-        for flags in [0b1000, 0b1010] {
+        let sizes = [PageSize::Kib4, PageSize::Kib4, PageSize::Kib16, PageSize::Kib64];
+        for (flags, page_size) in [0b1000, 0b1010, 0b1100, 0b1110].into_iter().zip(sizes) {
             let header = ImageHeader::parse(&file(0x8_0000, 0x1234, flags)).unwrap();
-            assert_eq!(header, ImageHeader { text_offset: 0x8_0000, image_size: 0x1234 });
+            assert_eq!(header, ImageHeader { text_offset: 0x8_0000, image_size: 0x1234, page_size });
         }
         assert!(ImageHeader::parse(&file(0, 128, 0)).is_ok());
     }
@@ -174,7 +186,8 @@ mod tests {
     fn an_old_kernel_lies_where_they_all_did_whatever_it_says() {
         for text_offset in [0, 0x8_0000, 0x8_0000u64.swap_bytes()] {
             let header = ImageHeader::parse(&file(text_offset, 0, 0)).unwrap();
-            assert_eq!(header, ImageHeader { text_offset: 0x8_0000, image_size: 128 });
+            let page_size = PageSize::Kib4;
+            assert_eq!(header, ImageHeader { text_offset: 0x8_0000, image_size: 128, page_size });
         }
     }
 
@@ -193,8 +206,6 @@ mod tests {
         assert_eq!(ImageHeader::parse(&[0; 63]), Err(ImageError::TooShort));
         assert_eq!(ImageHeader::parse(&[0; 64]), Err(ImageError::NoMagic));
         assert_eq!(ImageHeader::parse(&file(0, 0x1000, 1)), Err(ImageError::BigEndian));
-        assert_eq!(ImageHeader::parse(&file(0, 0x1000, 0b100)), Err(ImageError::PageSize(16)));
-        assert_eq!(ImageHeader::parse(&file(0, 0x1000, 0b110)), Err(ImageError::PageSize(64)));
         assert_eq!(ImageHeader::parse(&file(0x20_0000, 0x1000, 0)), Err(ImageError::BadTextOffset));
         assert_eq!(ImageHeader::parse(&file(0, 127, 0)), Err(ImageError::LongerThanSaid));
     }

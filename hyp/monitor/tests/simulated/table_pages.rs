@@ -36,6 +36,12 @@ fn top_up(world: &mut World, vm: TestVm, vcpu: u64, first: u64, count: u64) {
     world.call(HostCall::VcpuTopUp, &[vm.handle.0.into(), vcpu, first, count]).unwrap();
 }
 
+/// Pages for tables that each vCPU can use.
+fn available(world: &World, vm: TestVm) -> [u64; 2] {
+    let vm = world.monitor.vms().live(vm.handle).unwrap();
+    [0, 1].map(|index| vm.memory_of(vm.vcpu(index).unwrap()).lock().available_pages())
+}
+
 /// Makes a call for each vCPU, of which one has a page: it is done for that one alone.
 fn paid_by_its_vcpu(protected: bool, call: HostCall, first: u64, frame: u64, more: &[u64]) {
     for payer in [0, 1] {
@@ -172,8 +178,11 @@ fn a_table_that_is_not_needed_any_more_is_anyones() {
     let handle = u64::from(vm.handle.0);
     top_up(&mut world, vm, 0, TABLES, FOR_A_PAGE);
     let share = |vcpu: u64, page: u64, frame: u64| [handle, vcpu, page, frame, 1, RIGHT_READ];
+    assert_eq!(available(&world, vm), [FOR_A_PAGE, 0]);
     world.call(HostCall::VmShare, &share(0, MEMORY, FRAME)).unwrap();
+    assert_eq!(available(&world, vm), [0, 0]);
     world.call(HostCall::VmUnshare, &[handle, FRAME, 1]).unwrap();
+    assert_eq!(available(&world, vm), [FOR_A_PAGE, FOR_A_PAGE]);
     // vCPU 1 was never given a page.
     world.call(HostCall::VmShare, &share(1, MEMORY, FRAME + BLOCK)).unwrap();
     world.call(HostCall::VmUnshare, &[handle, FRAME + BLOCK, 1]).unwrap();
