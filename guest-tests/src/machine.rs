@@ -14,6 +14,19 @@ pub enum Gic {
     V2,
     /// GICv3.
     V3,
+    /// GICv4, a GICv3 with more: its redistributors are twice as large.
+    V4,
+}
+
+impl Gic {
+    /// Its version, as QEMU takes it.
+    const fn version(self) -> u32 {
+        match self {
+            Gic::V2 => 2,
+            Gic::V3 => 3,
+            Gic::V4 => 4,
+        }
+    }
 }
 
 /// Where QEMU's generic loader puts the host's kernel.
@@ -153,10 +166,7 @@ impl Machine {
     /// QEMU's arguments.
     fn arguments(&self) -> Vec<OsString> {
         let on_off = |on| if on { "on" } else { "off" };
-        let gic = match self.gic {
-            Gic::V2 => "2",
-            Gic::V3 => "3",
-        };
+        let gic = self.gic.version();
         let board =
             format!("virt,virtualization={},gic-version={gic}{}", on_off(self.virtualization), self.board_options);
         let mut arguments: Vec<OsString> = Vec::new();
@@ -242,7 +252,7 @@ impl Machine {
 
     /// The device tree that QEMU makes for this board, as it is before a kernel is loaded.
     pub fn device_tree(&self, scratch: &Path) -> Result<Vec<u8>, Failure> {
-        let gic = if self.gic == Gic::V2 { "2" } else { "3" };
+        let gic = self.gic.version();
         let mut board = OsString::from(format!(
             "virt,virtualization={},gic-version={gic},dumpdtb=",
             if self.virtualization { "on" } else { "off" }

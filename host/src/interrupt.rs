@@ -28,8 +28,10 @@ const MAINTENANCE: IntId = IntId::ppi(9);
 /// GICR_ISACTIVER0 and GICR_ICACTIVER0, in bytes from SGI_base.
 const ISACTIVER0: u64 = 0x300;
 const ICACTIVER0: u64 = 0x380;
-/// Bytes from one CPU's redistributor to the next one's, and from its beginning to SGI_base.
+/// Bytes from one CPU's redistributor to the next one's, without and with virtual LPIs (GICR_TYPER.VLPIS), for which there
+/// are two more frames; and from its beginning to SGI_base (Arm IHI 0069, section 12.10).
 const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+const REDISTRIBUTOR_SIZE_V4: u64 = 0x4_0000;
 const SGI_BASE: u64 = 0x1_0000;
 
 static GIC: Mutex<Option<GicV3<'static>>> = Mutex::new(None);
@@ -86,16 +88,18 @@ fn timer_interrupt() -> IntId {
 
 /// Lets the interrupts that the host uses through to this CPU, and starts its tick.
 fn enable(redistributor: usize) {
-    {
+    let size = {
         let mut gic = GIC.lock();
         let gic = gic.as_mut().expect("the GIC is set up");
         for interrupt in [timer_interrupt(), WAKE, GUEST_TIMER, MAINTENANCE] {
             gic.set_interrupt_priority(interrupt, Some(redistributor), PRIORITY).expect("it is private");
             gic.enable_interrupt(interrupt, Some(redistributor), true).expect("it is private");
         }
-    }
+        let typer = gic.gicr_typer(redistributor).expect("it is this CPU's");
+        if typer.virtual_lpis_supported() { REDISTRIBUTOR_SIZE_V4 } else { REDISTRIBUTOR_SIZE }
+    };
     GicCpuInterface::set_priority_mask(LOWEST_PRIORITY);
-    let base = REDISTRIBUTORS.load(Ordering::Relaxed) + redistributor as u64 * REDISTRIBUTOR_SIZE + SGI_BASE;
+    let base = REDISTRIBUTORS.load(Ordering::Relaxed) + redistributor as u64 * size + SGI_BASE;
     cpu::current().private_interrupts.store(base, Ordering::Relaxed);
     count_from(counter());
     arm_timer();

@@ -5,7 +5,7 @@
 
 use crate::scripted::entry;
 use crate::{Bench, Suite};
-use guest_tests::{Failure, Machine, Transcript};
+use guest_tests::{Failure, Gic, Machine, Transcript};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -130,6 +130,7 @@ pub(crate) fn add(suite: &mut Suite) {
     for (model, has_them) in [("max", true), ("cortex-a53", false)] {
         suite.add(format!("guest::of_16_kib_pages::{model}"), move |bench| of_16_kib_pages(bench, model, has_them));
     }
+    suite.add("guest::interrupts::gicv4", gicv4);
     suite.add("guest::beside_one_that_spins", beside_one_that_spins);
 }
 
@@ -256,6 +257,16 @@ fn runs_payload(bench: &Bench, payload: &str, shape: Shape, least: u64, last: &s
         run.require(vcpus == shape.vcpus.into(), format!("{vcpus} vCPUs took part"))?;
         run.check("interrupts.sve-undefined")?.check("host-registers-kept")?;
     }
+    Ok(())
+}
+
+/// Each CPU of a host finds its own redistributor where they are larger.
+fn gicv4(bench: &Bench) -> Result<(), Failure> {
+    let shape = Shape::new(true, 4, 3, "max");
+    let line = guest("interrupts", "image=interrupts", PAYLOAD_MEBIBYTES, shape, "");
+    let machine = machine(bench, "guest::interrupts::gicv4", &line, &[], PAYLOAD_MEBIBYTES, "")?;
+    let run = machine.gic(Gic::V4).cpu(shape.model).cpus(shape.cpus).timeout(PATIENCE).run()?;
+    ended(&run)?.never_says("panic")?.check("interrupts.no-strays")?;
     Ok(())
 }
 
