@@ -124,14 +124,14 @@ pub(crate) use forward_to_environment;
 forward_to_environment!(CachedFrames);
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 
     /// Memory without tables.
     #[derive(Default)]
-    struct Words(RefCell<BTreeMap<u64, u64>>);
+    pub(crate) struct Words(RefCell<BTreeMap<u64, u64>>);
 
     impl TableFrames for Words {
         fn allocate(&mut self) -> Option<PhysAddr> {

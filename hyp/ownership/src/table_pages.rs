@@ -88,34 +88,7 @@ impl TablePages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
-    use std::collections::BTreeMap;
-
-    /// Memory without tables.
-    #[derive(Default)]
-    struct Words(RefCell<BTreeMap<u64, u64>>);
-
-    impl TableFrames for Words {
-        fn allocate(&mut self) -> Option<PhysAddr> {
-            None
-        }
-
-        fn free(&mut self, frame: PhysAddr) {
-            unreachable!("{frame} is freed");
-        }
-
-        fn read(&self, descriptor: PhysAddr) -> u64 {
-            self.0.borrow()[&descriptor.raw()]
-        }
-
-        fn write(&self, descriptor: PhysAddr, value: u64) {
-            self.0.borrow_mut().insert(descriptor.raw(), value);
-        }
-
-        fn compare_exchange(&self, descriptor: PhysAddr, _current: u64, _new: u64) -> Result<u64, u64> {
-            unreachable!("{descriptor} is exchanged");
-        }
-    }
+    use crate::page_cache::tests::Words;
 
     const PAGES: [PhysAddr; 4] =
         [PhysAddr::new(0x1000), PhysAddr::new(0x2000), PhysAddr::new(0x3000), PhysAddr::new(0x4000)];
